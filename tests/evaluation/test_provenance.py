@@ -1,0 +1,119 @@
+import datetime
+import hashlib
+import json
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+
+import numpy
+import pytest
+
+import whole_slide_cnn.provenance as provenance_module
+from whole_slide_cnn.config import config_from_dict
+from whole_slide_cnn.errors import ManifestError
+from whole_slide_cnn.provenance import describe_list, git_commit, provenance, versions, write_provenance
+
+ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
+LIST = b"case_id,slide_id,label\nc1,s1,a\nc2,s2,b\n\n"
+
+
+@pytest.fixture
+def config(tmp_path):
+    (tmp_path / "train.csv").write_bytes(LIST)
+    data = {"classes": ["a", "b"], "canvas": 64, "mpp": 1.0, "train": "train.csv"}
+    return config_from_dict({"result_dir": "out", "data": data, "seed": 7}, folder=str(tmp_path))
+
+
+def test_the_record_is_complete(config, tmp_path):
+    path = write_provenance(str(tmp_path / "results"), config)
+    assert path == str(tmp_path / "results" / "provenance.json")
+    with open(path, encoding="utf-8") as stream:
+        text = stream.read()
+    record = json.loads(text)
+    assert record["seed"] == 7
+    assert record["command"] == sys.argv
+    digest = hashlib.sha256(LIST).hexdigest()
+    assert record["data_lists"] == {"train": {"path": str(tmp_path / "train.csv"), "sha256": digest, "rows": 2}}
+    assert config_from_dict(record["config"]) == config
+    age = datetime.datetime.now(datetime.timezone.utc) - _time(record["time_utc"])
+    assert abs(age.total_seconds()) < 60
+    assert socket.gethostname() not in json.dumps(dict(record, config=None, command=None, data_lists=None))
+
+
+def _time(text):
+    assert text.endswith("+00:00")
+    time = datetime.datetime.strptime(text[: -len("+00:00")], "%Y-%m-%dT%H:%M:%S")
+    return time.replace(tzinfo=datetime.timezone.utc)
+
+
+def test_lists_may_be_given(config, tmp_path):
+    (tmp_path / "other.csv").write_bytes(b"s1,0\ns2,1\ns3,1\n")
+    record = provenance(config, {"test": str(tmp_path / "other.csv")})
+    assert list(record["data_lists"]) == ["test"]
+    assert record["data_lists"]["test"]["rows"] == 3
+
+
+@pytest.mark.parametrize(
+    "content, rows", [(b"", 0), (b"case_id,slide_id,label\n", 0), (b"\xef\xbb\xbfslide_id,label\nx,a\n", 1)]
+)
+def test_headers_are_not_slides(tmp_path, content, rows):
+    (tmp_path / "list.csv").write_bytes(content)
+    assert describe_list(str(tmp_path / "list.csv"))["rows"] == rows
+
+
+def test_unreadable_lists(config, tmp_path):
+    with pytest.raises(ManifestError, match="absent.csv: cannot read the data list: No such file"):
+        provenance(config, {"train": str(tmp_path / "absent.csv")})
+    (tmp_path / "list.csv").write_bytes(b"\xff\xfe")
+    with pytest.raises(ManifestError, match="list.csv: the data list is not CSV text"):
+        describe_list(str(tmp_path / "list.csv"))
+
+
+def test_versions():
+    found = versions()
+    assert found["python"] == platform.python_version()
+    assert found["numpy"] == numpy.__version__
+    assert any(name.startswith("tensorflow") for name in found)
+    assert all(isinstance(version, str) for version in found.values())
+
+
+def test_tensorflow_is_not_imported():
+    code = (
+        "import sys; from whole_slide_cnn.provenance import versions; found = versions();"
+        "assert 'numpy' in found; assert 'tensorflow' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def _git(folder, *arguments):
+    identity = ("-c", "user.name=Test", "-c", "user.email=test@example.org")
+    done = subprocess.run(("git", "-C", str(folder)) + identity + arguments, check=True, stdout=subprocess.PIPE)
+    return done.stdout.decode().strip()
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_commit_of_a_checkout(tmp_path, monkeypatch):
+    module = tmp_path / "package" / "provenance.py"
+    module.parent.mkdir()
+    module.write_text("")
+    monkeypatch.setattr(provenance_module, "__file__", str(module))
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert git_commit() is None  # no checkout
+    _git(tmp_path, "init", "-q")
+    (tmp_path / "other").write_text("")
+    _git(tmp_path, "add", "other")
+    _git(tmp_path, "commit", "-q", "-m", "other")
+    assert git_commit() is None  # another project's checkout, in which the package is not tracked
+    _git(tmp_path, "add", "package")
+    _git(tmp_path, "commit", "-q", "-m", "package")
+    assert git_commit() == _git(tmp_path, "rev-parse", "HEAD")
+    module.write_text("changed = True\n")
+    assert git_commit() == _git(tmp_path, "rev-parse", "HEAD") + "+changes"
+
+
+def test_without_git(monkeypatch):
+    monkeypatch.setenv("PATH", os.devnull)
+    assert git_commit() is None

@@ -1,0 +1,33 @@
+"""What all commands share: one clear sentence for a user's mistake, an exit code, no traceback."""
+
+import sys
+import warnings
+
+from whole_slide_cnn.errors import WholeSlideError
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+def run_command(main, arguments=None):
+    """Call ``main(arguments)`` and exit the process with its return value (None counts as 0).
+
+    Errors of :class:`WholeSlideError` become ``error: <sentence>`` on standard error and exit code 2.
+    """
+    warnings.showwarning = _show_warning
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal without Unicode shall not break a run over a unit's sign
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = main(sys.argv[1:] if arguments is None else arguments)
+    except WholeSlideError as error:
+        print("error: {}".format(error), file=sys.stderr)
+        code = EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = EXIT_INTERRUPTED
+    sys.exit(code or 0)
+
+
+def _show_warning(message, category, filename, lineno, file=None, line=None):
+    print("warning: {}".format(message), file=sys.stderr)

@@ -1,0 +1,39 @@
+"""Frozen, checked configuration from YAML files: ``load_config("run.yaml", ["train.epochs=3"])``."""
+
+from whole_slide_cnn.config.load import (
+    KeyHelp,
+    config_from_dict,
+    config_help,
+    config_to_dict,
+    describe_config,
+    load_config,
+    resolved_yaml,
+)
+from whole_slide_cnn.config.schema import (
+    BACKBONES,
+    ENGINES,
+    Data,
+    Model,
+    Streaming,
+    TrainConfig,
+    Training,
+)
+from whole_slide_cnn.config.sources import parse_overrides
+
+__all__ = [
+    "BACKBONES",
+    "ENGINES",
+    "Data",
+    "KeyHelp",
+    "Model",
+    "Streaming",
+    "TrainConfig",
+    "Training",
+    "config_from_dict",
+    "config_help",
+    "config_to_dict",
+    "describe_config",
+    "load_config",
+    "parse_overrides",
+    "resolved_yaml",
+]

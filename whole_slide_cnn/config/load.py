@@ -1,0 +1,187 @@
+"""From sources to a :class:`TrainConfig`, and back to YAML."""
+
+import dataclasses
+import difflib
+import os
+import textwrap
+from typing import Any, Dict, NamedTuple, Tuple
+
+import yaml
+
+from whole_slide_cnn.config.options import (
+    check_value,
+    describe_type,
+    describe_value,
+    is_section,
+    options_of,
+    scalar_yaml,
+)
+from whole_slide_cnn.config.schema import TrainConfig
+from whole_slide_cnn.config.sources import Source, parse_overrides, read_sources
+from whole_slide_cnn.errors import ConfigError
+
+
+class KeyHelp(NamedTuple):
+    """What a user needs to know about one key."""
+
+    key: str  # dotted, such as train.epochs
+    type: str  # in words
+    default: str  # in YAML, or "required"
+    help: str  # one sentence
+
+
+def load_config(path, overrides=()) -> TrainConfig:
+    """Load a YAML file, the files its ``base`` names, and overrides such as ``train.epochs=3``, which win.
+
+    Relative paths among the values are relative to the folder of the file that states them, those in overrides to the
+    current folder; the returned paths are absolute.
+
+    Raises:
+        ConfigError: with the file or override, the key, and what to do.
+    """
+    sources = read_sources(path)
+    main = sources[-1]
+    return _combine(sources + parse_overrides(overrides), main.origin, main.folder)
+
+
+def config_from_dict(values, origin="configuration", folder=os.curdir) -> TrainConfig:
+    """Make a configuration from nested mappings; relative paths are relative to ``folder``.
+
+    Raises:
+        ConfigError: as :func:`load_config`, beginning with ``origin``.
+    """
+    return _combine([Source(origin, folder, values)], origin, folder)
+
+
+def config_to_dict(config) -> Dict[str, Any]:
+    """The nested mappings of a configuration, in plain YAML types; ``config_from_dict`` takes them back."""
+    return {
+        field.name: config_to_dict(value) if is_section(kind) else list(value) if isinstance(value, tuple) else value
+        for field, kind in options_of(type(config))
+        for value in [getattr(config, field.name)]
+    }
+
+
+def resolved_yaml(config) -> str:
+    """Every key of a configuration in YAML; loading it gives an equal configuration."""
+    # Not allow_unicode: PyYAML then writes characters such as U+0085 that it reads back as spaces.
+    return yaml.safe_dump(config_to_dict(config), sort_keys=False)
+
+
+def describe_config() -> Tuple[KeyHelp, ...]:
+    """All keys with type, default and sentence, in the order of the schema."""
+    return tuple(
+        KeyHelp(
+            key,
+            describe_type(field, kind),
+            "required" if field.default is dataclasses.MISSING else scalar_yaml(field.default),
+            field.metadata["help"],
+        )
+        for key, field, kind in _leaves(TrainConfig)
+    )
+
+
+def config_help() -> str:
+    """The text of ``--help-config``."""
+    lines = [
+        "Keys of a configuration file. 'base: other.yaml' (one or a list) takes all keys of other files first.",
+        "",
+    ]
+    for entry in describe_config():
+        default = "required" if entry.default == "required" else "default " + entry.default
+        lines.append("{}: {} ({})".format(entry.key, entry.type, default))
+        lines.append(textwrap.fill(entry.help, 100, initial_indent="    ", subsequent_indent="    "))
+    return "\n".join(lines) + "\n"
+
+
+def _combine(sources, origin, folder):
+    merged = {}
+    for source in sources:
+        try:
+            _merge(merged, _check_section(TrainConfig, source.values, source.folder))
+        except ConfigError as error:
+            raise ConfigError("{}: {}".format(source.origin, error)) from error
+    missing = _missing(TrainConfig, merged)
+    if missing:
+        plural = "key is" if len(missing) == 1 else "keys are"
+        raise ConfigError("{}: the required {} missing: {}".format(origin, plural, ", ".join(missing)))
+    try:
+        return _build(TrainConfig, merged, folder)
+    except ConfigError as error:
+        raise ConfigError("{}: {}".format(origin, error)) from error
+
+
+def _check_section(section, values, folder, prefix=""):
+    """The values of one source in the schema's types, nested as given, with absolute paths."""
+    options = {field.name: (field, kind) for field, kind in options_of(section)}
+    checked = {}
+    for name, value in values.items():
+        key = "{}{}".format(prefix, name)
+        if name not in options:
+            raise ConfigError("unknown key {}; {}".format(key, _suggest(str(name), section, prefix)))
+        field, kind = options[name]
+        if is_section(kind):
+            if not isinstance(value, (dict, type(None))):  # 'train:' with all its keys commented out is null
+                raise ConfigError(
+                    "{}: expected a section of keys such as {}.{}, got {}".format(
+                        key, key, options_of(kind)[0][0].name, describe_value(value)
+                    )
+                )
+            checked[name] = _check_section(kind, value or {}, folder, key + ".")
+        else:
+            value = check_value(value, field, kind, key)
+            checked[name] = _absolute(value, folder) if field.metadata.get("path") and value is not None else value
+    return checked
+
+
+def _build(section, values, folder):
+    arguments = {}
+    for field, kind in options_of(section):
+        if is_section(kind):
+            arguments[field.name] = _build(kind, values.get(field.name, {}), folder)
+        elif field.name in values:
+            arguments[field.name] = values[field.name]
+        elif field.metadata.get("path") and field.default is not None:
+            arguments[field.name] = _absolute(field.default, folder)
+    return section(**arguments)
+
+
+def _merge(into, values):
+    for name, value in values.items():
+        if isinstance(value, dict):
+            _merge(into.setdefault(name, {}), value)
+        else:
+            into[name] = value
+
+
+def _missing(section, values, prefix=""):
+    missing = []
+    for field, kind in options_of(section):
+        if is_section(kind):
+            missing += _missing(kind, values.get(field.name, {}), prefix + field.name + ".")
+        elif field.default is dataclasses.MISSING and field.name not in values:
+            missing.append(prefix + field.name)
+    return missing
+
+
+def _leaves(section, prefix=""):
+    for field, kind in options_of(section):
+        if is_section(kind):
+            yield from _leaves(kind, prefix + field.name + ".")
+        else:
+            yield prefix + field.name, field, kind
+
+
+def _suggest(name, section, prefix):
+    """The known key with the nearest name, in the same section or else in any."""
+    here = {field.name: prefix + field.name for field, _ in options_of(section)}
+    everywhere = {field.name: key for key, field, _ in _leaves(TrainConfig)}
+    for keys in (here, everywhere):
+        nearest = difflib.get_close_matches(name, keys, 1)
+        if nearest:
+            return "did you mean {}?".format(keys[nearest[0]])
+    return "the known keys here are {}".format(", ".join(here.values()))
+
+
+def _absolute(path, folder):
+    return os.path.abspath(os.path.join(folder, os.path.expanduser(path)))

@@ -1,0 +1,157 @@
+"""The keys of a configuration: one frozen dataclass per section."""
+
+import dataclasses
+from typing import Optional, Tuple
+
+from whole_slide_cnn.config.options import Section, option
+from whole_slide_cnn.errors import ConfigError
+from whole_slide_cnn.sizes import Size
+
+BACKBONES = ("tiny", "resnet18", "resnet50", "fixup_resnet34", "fixup_resnet50", "frozenbn_resnet50")
+POOLINGS = ("gmp", "gap")
+ACTIVATIONS = ("softmax", "sigmoid")
+COMPUTE_TYPES = ("float32", "float64", "bfloat16")
+ENGINES = ("direct", "streaming")
+READERS = ("auto", "openslide", "image")
+OPTIMIZERS = ("adam", "adamw")
+
+# A 10x objective with the usual camera gives 1 um/px, a 20x one 0.5 um/px.
+MPP_TIMES_MAGNIFICATION = 10.0
+
+
+def _square(value):
+    return [value, value] if type(value) is int else value
+
+
+@dataclasses.dataclass(frozen=True)
+class Data(Section):
+    """Slides, their labels, and the canvas they are placed on."""
+
+    classes: Tuple[str, ...] = option("Class names in the order of the model's outputs; labels are among them.")
+    canvas: Tuple[int, int] = option(
+        "Height and width in pixels of the white canvas that every slide is centered on; one number means a square.",
+        at_least=1,
+        prepare=_square,
+    )
+    train: Optional[str] = option("Data list (CSV) of the slides to train on.", None, path=True)
+    val: Optional[str] = option("Data list (CSV) of the slides that choose the best checkpoint.", None, path=True)
+    test: Optional[str] = option("Data list (CSV) of the slides to score.", None, path=True)
+    slides: str = option("Folder of the slide files.", ".", path=True)
+    extension: str = option("Ending added to a slide_id to get its file name, such as .svs; empty adds nothing.", "")
+    reader: str = option(
+        "Library that reads slides: openslide, image (Pillow and tifffile), or auto, which picks one per file.",
+        "auto",
+        choices=READERS,
+    )
+    mpp: Optional[float] = option(
+        "Working resolution in um/px. Give exactly one of mpp, magnification and ratio.", None, above=0
+    )
+    magnification: Optional[float] = option(
+        "Working resolution as a magnification, converted once to mpp = 10 / magnification: 20 means 0.5 um/px.",
+        None,
+        above=0,
+    )
+    ratio: Optional[float] = option(
+        "Working resolution as a plain resize ratio of the slide's full resolution, whatever its um/px.", None, above=0
+    )
+    slide_mpp: Optional[float] = option(
+        "Full resolution in um/px of slides for which neither the file nor the data list states one.", None, above=0
+    )
+    max_failed_share: float = option(
+        "Share of the slides that may be unreadable before a training run that skipped them ends with an error.",
+        0.1,
+        at_least=0,
+        at_most=1,
+    )
+
+    def check_rules(self):
+        self._set("canvas", Size(*self.canvas))
+        if len(self.classes) < 2:
+            raise ConfigError("data.classes: expected two classes or more, got {}".format(len(self.classes)))
+        for name in self.classes:
+            if not name.strip() or name != name.strip():
+                raise ConfigError("data.classes: {!r} is blank or begins or ends with a space".format(name))
+            if self.classes.count(name) > 1:
+                raise ConfigError("data.classes: {} is listed twice".format(name))
+        if self.extension and not self.extension.startswith("."):
+            raise ConfigError("data.extension: expected a leading dot, as in .{}".format(self.extension))
+        given = [name for name in ("mpp", "magnification", "ratio") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ConfigError(
+                "give exactly one of data.mpp, data.magnification and data.ratio, not {}; null unsets a key of a base "
+                "file".format(" and ".join("data." + name for name in given) or "none")
+            )
+        if self.magnification is not None:
+            self._set("mpp", MPP_TIMES_MAGNIFICATION / self.magnification)
+            self._set("magnification", None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Model(Section):
+    """The network."""
+
+    backbone: str = option("Convolutional network from image to embedding map.", "fixup_resnet50", choices=BACKBONES)
+    pooling: str = option("Global pooling: gmp (maximum) or gap (average).", "gmp", choices=POOLINGS)
+    activation: str = option(
+        "Output: softmax (classes exclude each other) or sigmoid (each class on its own).",
+        "softmax",
+        choices=ACTIVATIONS,
+    )
+    compute: str = option(
+        "Type of convolutions and feature maps; variables, the head and the loss have at least float32.",
+        "float32",
+        choices=COMPUTE_TYPES,
+    )
+    weights: Optional[str] = option(
+        "File of initial weights (.h5, .npz or .safetensors); null starts from random weights.", None, path=True
+    )
+    class0_bias: float = option("Initial bias of the first class's output, which favors that class at the start.", 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Streaming(Section):
+    """The streaming engine."""
+
+    window: int = option(
+        "Side in canvas pixels of a window's core, the part it contributes; a halo is added around it, so larger "
+        "windows need more memory and less computation.",
+        1024,
+        at_least=32,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Training(Section):
+    """The training loop."""
+
+    optimizer: str = option("adam, or adamw (Adam with decoupled weight decay).", "adam", choices=OPTIMIZERS)
+    learning_rate: float = option("Step size of the optimizer.", 2e-5, above=0)
+    weight_decay: float = option("Decoupled weight decay of adamw; adam has none and ignores it.", 0.01, at_least=0)
+    beta1: float = option("Decay rate of the running mean of gradients.", 0.9, at_least=0, below=1)
+    beta2: float = option("Decay rate of the running mean of squared gradients.", 0.999, at_least=0, below=1)
+    epsilon: float = option("Added to the denominator of the update.", 1e-8, above=0)
+    epochs: int = option("Number of epochs; each ends with a validation and a checkpoint.", 100, at_least=1)
+    updates_per_epoch: int = option("Optimizer updates in one epoch.", 100, at_least=1)
+    batch_size: int = option("Slides whose mean gradient makes one update.", 1, at_least=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig(Section):
+    """Everything that train and test need to know."""
+
+    result_dir: str = option("Folder for checkpoints, logs, scores and figures.", path=True)
+    data: Data = option("Slides, their labels, and the canvas they are placed on.")
+    seed: int = option("Seed of initial weights and of the order of slides.", 0, at_least=0, at_most=2**32 - 1)
+    engine: str = option(
+        "How a slide is computed: direct (whole canvas at once) or streaming (windows, flat in memory).",
+        "streaming",
+        choices=ENGINES,
+    )
+    memory_gb: Optional[float] = option(
+        "Memory in GB (10^9 bytes) that a run may use; one that needs more is refused. null means all the machine has.",
+        None,
+        above=0,
+    )
+    model: Model = option("The network.", Model())
+    streaming: Streaming = option("The streaming engine.", Streaming())
+    train: Training = option("The training loop.", Training())

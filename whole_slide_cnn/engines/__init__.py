@@ -1,0 +1,6 @@
+"""Engines: different ways to compute the same loss and gradients."""
+
+from whole_slide_cnn.engines.direct import DirectEngine
+from whole_slide_cnn.engines.streaming import StreamingEngine
+
+ENGINES = {engine.name: engine for engine in (DirectEngine, StreamingEngine)}

@@ -1,0 +1,191 @@
+"""What all engines share: variables, gradient accumulation, the optimiser's step and the session."""
+
+import abc
+from typing import Dict, List, NamedTuple, Optional, Sequence
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+from whole_slide_cnn.errors import WeightsError
+from whole_slide_cnn.models import build
+from whole_slide_cnn.models.network import Network
+from whole_slide_cnn.sizes import Size
+from whole_slide_cnn.slides.canvas import Canvas
+
+
+class Prediction(NamedTuple):
+    """Loss (nan without a label) and probabilities (classes,) of one slide."""
+
+    loss: float
+    probabilities: np.ndarray
+
+
+class Engine(abc.ABC):
+    """Computes loss and gradients of a network on whole canvases of one size.
+
+    A step is :meth:`train_batch`; its gradient is the mean over the slides of the batch. All engines compute the same
+    numbers; they differ in memory and time only.
+
+    Args:
+        network: the network, which every engine computes alike.
+        canvas_size: size of all canvases in pixels.
+        compute: ``float64``, ``float32`` or ``bfloat16``; variables, head and loss are at least float32.
+        optimiser: object with ``build(gradients, variables) -> operation`` and ``feed() -> dict``; None for an engine
+            that only predicts or returns gradients.
+    """
+
+    def __init__(self, network: Network, canvas_size: Size, compute: str = "float32", optimiser=None):
+        self.network = network
+        self.canvas_size = Size(*canvas_size)
+        self.compute = compute
+        self._optimiser = optimiser
+        self._graph = tf.Graph()
+        with self._graph.as_default():
+            self._variables = build.create_variables(network, compute)
+            self._trainable = [spec.name for spec in network.variables if spec.trainable]
+            with tf.variable_scope("accumulated"):
+                self._sums = {name: _accumulator(self._variables[name]) for name in self._trainable}
+            self._sum_values = {name: total.read_value() for name, total in self._sums.items()}
+            self._zero = tf.group(*[total.initializer for total in self._sums.values()])
+            self._build_graph()
+            self._apply = None
+            if optimiser is not None:
+                with tf.variable_scope("optimiser"):
+                    self._apply = optimiser.build(
+                        [self._sum_values[name] for name in self._trainable],
+                        [self._variables[name] for name in self._trainable],
+                    )
+            self._state = {
+                _plain_name(variable): variable
+                for variable in tf.global_variables()
+                if not variable.op.name.startswith("accumulated/")
+            }
+            self._state_values = {name: variable.read_value() for name, variable in self._state.items()}
+            self._feeds = {name: tf.placeholder(v.dtype.base_dtype, v.shape) for name, v in self._state.items()}
+            self._assigns = {name: tf.assign(v, self._feeds[name]) for name, v in self._state.items()}
+            initialise = tf.global_variables_initializer()
+        self._graph.finalize()
+        self._session = tf.Session(graph=self._graph, config=session_config())
+        self._session.run(initialise)
+        self._weights_changed()
+
+    def close(self):
+        """Give back the session and its memory."""
+        self._session.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.close()
+
+    # What an engine defines.
+
+    @abc.abstractmethod
+    def _build_graph(self):
+        """Add the engine's operations to the current graph."""
+
+    @abc.abstractmethod
+    def predict(self, canvas: Canvas, label: Optional[int] = None) -> Prediction:
+        """Probabilities of one slide, and its loss where its label is given."""
+
+    @abc.abstractmethod
+    def _add_gradient(self, canvas: Canvas, label: int, share: float) -> Prediction:
+        """Add ``share`` times the gradient of one slide's loss to the sums."""
+
+    def _finish_batch(self):  # noqa: B027
+        """Add what an engine had put off to the end of a batch."""
+
+    def _weights_changed(self):  # noqa: B027
+        """Forget what was derived from the weights."""
+
+    # What all share.
+
+    def train_batch(self, canvases: Sequence[Canvas], labels: Sequence[int]) -> List[Prediction]:
+        """One optimiser step on the mean gradient of a batch; returns the predictions before the step."""
+        predictions = self._accumulate(canvases, labels)
+        self._session.run(self._apply, self._optimiser.feed())
+        self._weights_changed()
+        return predictions
+
+    def gradients(self, canvases: Sequence[Canvas], labels: Sequence[int]):
+        """Predictions, and the mean gradient of every trained variable by name."""
+        predictions = self._accumulate(canvases, labels)
+        return predictions, self._session.run(self._sum_values)
+
+    def _accumulate(self, canvases: Sequence[Canvas], labels: Sequence[int]) -> List[Prediction]:
+        for canvas in canvases:
+            assert canvas.size == self.canvas_size, "canvas {} has size {}, the engine {}".format(
+                canvas.name, canvas.size, self.canvas_size
+            )
+        self._session.run(self._zero)
+        share = 1.0 / len(canvases)
+        predictions = [self._add_gradient(canvas, label, share) for canvas, label in zip(canvases, labels)]
+        self._finish_batch()
+        return predictions
+
+    def state(self) -> Dict[str, np.ndarray]:
+        """Weights and optimiser state by name."""
+        return self._session.run(self._state_values)
+
+    def weights(self) -> Dict[str, np.ndarray]:
+        """The network's weights by name."""
+        return self._session.run({name: self._state_values[name] for name in self._variables})
+
+    def load_state(self, values: Dict[str, np.ndarray]):
+        """Set variables by name (weights, and optimiser state where given).
+
+        Raises:
+            WeightsError: a name is unknown or a shape differs.
+        """
+        for name, value in values.items():
+            if name not in self._state:
+                raise WeightsError("there is no variable '{}' in this model".format(name))
+            if tuple(self._feeds[name].shape.as_list()) != np.shape(value):
+                raise WeightsError(
+                    "variable '{}' has shape {} in this model, but {} in the file".format(
+                        name, tuple(self._feeds[name].shape.as_list()), np.shape(value)
+                    )
+                )
+        # one at a time: fed all at once, a ResNet-50 and its Adam state would be in memory three times over
+        for name, value in values.items():
+            self._session.run(self._assigns[name].op, {self._feeds[name]: value})
+        self._weights_changed()
+
+    # Pieces of graphs.
+
+    def _head(self, pooled: tf.Tensor, label: tf.Tensor):
+        """Loss and probabilities from pooled features (channels,)."""
+        logits = tf.linalg.matvec(self._variables["output/kernel"], pooled, transpose_a=True)
+        logits += self._variables["output/bias"]
+        return build.loss_of(logits, label, self.network.activation)
+
+    def _add_to_sums(self, names: Sequence[str], gradients: Sequence[tf.Tensor], share: Optional[tf.Tensor] = None):
+        """One operation that adds gradients (times ``share``) to the sums."""
+        updates = []
+        for name, gradient in zip(names, gradients):
+            if gradient is not None:
+                updates.append(self._sums[name].assign_add(gradient if share is None else share * gradient).op)
+        return tf.group(*updates)
+
+
+def session_config() -> tf.ConfigProto:
+    """Take GPU memory as it is needed, so that what is used can be seen and shared."""
+    config = tf.ConfigProto(allow_soft_placement=True)
+    config.gpu_options.allow_growth = True
+    return config
+
+
+def _accumulator(variable: tf.Variable) -> tf.Variable:
+    return tf.get_variable(
+        variable.op.name.replace("/", "_"),
+        variable.shape,
+        variable.dtype.base_dtype,
+        tf.zeros_initializer(),
+        trainable=False,
+        use_resource=True,
+    )
+
+
+def _plain_name(variable: tf.Variable) -> str:
+    return variable.op.name

@@ -1,0 +1,1 @@
+"""Scores of slides: metrics with intervals, files, figures. Import the modules; this package imports none of them."""

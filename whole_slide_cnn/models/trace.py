@@ -1,0 +1,133 @@
+"""The tensors a trunk makes, in order, without building a graph: for refusing what is too large, and for memory."""
+
+from dataclasses import dataclass
+from typing import Iterable, List, Optional, Tuple
+
+from whole_slide_cnn.errors import TensorTooLargeError
+from whole_slide_cnn.models import geometry
+from whole_slide_cnn.models.layers import Conv, MaxPool, Relu, Residual, Scalar, Trunk, is_spatial
+from whole_slide_cnn.sizes import Size
+
+MOST_ELEMENTS = 2**31 - 1  # 32-bit indices in TensorFlow's and cuDNN's kernels
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operation of the forward pass.
+
+    Attributes:
+        name: name of the layer it belongs to.
+        kind: pad, crop, conv, bias, relu, pool, multiply, add (a scalar), or sum (of a residual block).
+        inputs: positions of its inputs in the trace; -1 is the normalised image.
+        shape: (height, width, channels) of its output.
+        kernel: side of a convolution's kernel, else 0.
+        channels_in: channels of a convolution's input, else 0.
+    """
+
+    name: str
+    kind: str
+    inputs: Tuple[int, ...]
+    shape: Tuple[int, int, int]
+    kernel: int = 0
+    channels_in: int = 0
+
+    @property
+    def elements(self) -> int:
+        return self.shape[0] * self.shape[1] * self.shape[2]
+
+
+def trace_canvas(trunk: Trunk, canvas: Size) -> List[Step]:
+    """The forward pass over a whole canvas."""
+    geometry.cells_of(trunk, canvas)
+    return _Tracer(trunk, None).run(canvas)
+
+
+def trace_window(trunk: Trunk, window: geometry.WindowGeometry) -> List[Step]:
+    """The forward pass over one window."""
+    return _Tracer(trunk, window).run(window.pixels.size)
+
+
+def check_tensor_sizes(steps: Iterable[Step]):
+    """Refuse tensors whose elements a 32-bit index cannot count (design: nothing is silently wrong at size).
+
+    Raises:
+        TensorTooLargeError: names the tensor and its shape.
+    """
+    for step in steps:
+        if step.elements > MOST_ELEMENTS:
+            raise TensorTooLargeError(
+                "tensor {}/{} of shape (1, {}, {}, {}) has {:.2e} elements, and operations on 2^31 or more give wrong "
+                "numbers; use engine: streaming, or a smaller canvas".format(
+                    step.name, step.kind, *step.shape, float(step.elements)
+                )
+            )
+
+
+class _Tracer:
+    """Follows :class:`~whole_slide_cnn.models.build.TrunkBuilder` step by step."""
+
+    def __init__(self, trunk: Trunk, window: Optional[geometry.WindowGeometry]):
+        self._trunk = trunk
+        self._window = window
+        self._spatial = {name: index for index, name in enumerate(geometry.spatial_names(trunk))}
+        self._residual = {name: index for index, name in enumerate(geometry.residual_names(trunk))}
+        self._steps: List[Step] = []
+
+    def run(self, pixels: Size) -> List[Step]:
+        self._apply(self._trunk, -1, (pixels.height, pixels.width, 3))
+        return self._steps
+
+    def _add(self, name, kind, inputs, shape, kernel=0, channels_in=0):
+        self._steps.append(Step(name, kind, inputs, shape, kernel, channels_in))
+        return len(self._steps) - 1, shape
+
+    def _apply(self, layers: Trunk, at: int, shape):
+        name = "input"
+        for layer in layers:
+            name = getattr(layer, "name", name)
+            if isinstance(layer, (Conv, MaxPool)):
+                at, shape = self._filter(layer, at, shape)
+            elif isinstance(layer, Relu):
+                at, shape = self._add(name, "relu", (at,), shape)
+            elif isinstance(layer, Scalar):
+                if layer.weight:
+                    at, shape = self._add(name, "multiply", (at,), shape)
+                at, shape = self._add(name, "add", (at,), shape)
+            else:
+                at, shape = self._residual_block(layer, at, shape)
+        return at, shape
+
+    def _filter(self, layer, at, shape):
+        at, shape = self._pad(layer, at, shape)
+        height, width = ((side - layer.kernel) // layer.stride + 1 for side in shape[:2])
+        if isinstance(layer, MaxPool):
+            return self._add(layer.name, "pool", (at,), (height, width, shape[2]))
+        at, shape = self._add(
+            layer.name, "conv", (at,), (height, width, layer.channels), layer.kernel, layer.channels_in
+        )
+        if layer.bias or layer.norm is not None:
+            at, shape = self._add(layer.name, "bias", (at,), shape)
+        return at, shape
+
+    def _pad(self, layer, at, shape):
+        if not is_spatial(layer):
+            return at, shape
+        if self._window is None:
+            pads = tuple(n for side in shape[:2] for n in geometry.padding_of(layer, side))
+            if not any(pads):
+                return at, shape
+        else:
+            pads = tuple(int(n) for n in self._window.padding[self._spatial[layer.name]])
+        padded = (shape[0] + pads[0] + pads[1], shape[1] + pads[2] + pads[3], shape[2])
+        return self._add(layer.name, "pad", (at,), padded)
+
+    def _residual_block(self, layer: Residual, at, shape):
+        ends = []
+        for branch, layers in enumerate((layer.body, layer.shortcut)):
+            start, inner = at, shape
+            if self._window is not None:
+                height, width = (int(n) for n in self._window.crops[self._residual[layer.name], branch, 2:])
+                if (height, width) != shape[:2]:
+                    start, inner = self._add(layer.name, "crop", (at,), (height, width, shape[2]))
+            ends.append(self._apply(layers, start, inner))
+        return self._add(layer.name, "sum", (ends[0][0], ends[1][0]), ends[0][1])

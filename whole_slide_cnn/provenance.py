@@ -1,0 +1,148 @@
+"""Where a result comes from: versions, commit, seed, configuration and data lists, stored beside it."""
+
+import csv
+import datetime
+import hashlib
+import io
+import json
+import os
+import platform
+import subprocess
+import sys
+
+from whole_slide_cnn.config import config_to_dict
+from whole_slide_cnn.errors import ManifestError
+from whole_slide_cnn.files import write_text
+
+PACKAGE = "whole_slide_cnn"
+# Distributions that can change a result; TensorFlow has several names for one package.
+DISTRIBUTIONS = (
+    "tensorflow",
+    "tensorflow-gpu",
+    "tensorflow-cpu",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "openslide-python",
+    "openslide-bin",
+    "Pillow",
+    "tifffile",
+    "imagecodecs",
+    "h5py",
+    "safetensors",
+    "PyYAML",
+    "matplotlib",
+)
+_GIT_SECONDS = 10
+_HEADER_NAMES = {"case_id", "slide_id"}
+
+
+def provenance(config, manifests=None) -> dict:
+    """Describe the origin of a result in JSON types. TensorFlow is not imported, and the host is not named.
+
+    Args:
+        config: the resolved :class:`~whole_slide_cnn.config.TrainConfig`.
+        manifests: names and files of the data lists used; by default those of ``config.data``.
+
+    Raises:
+        ManifestError: a data list cannot be read.
+    """
+    if manifests is None:
+        lists = {"train": config.data.train, "val": config.data.val, "test": config.data.test}
+        manifests = {name: path for name, path in lists.items() if path is not None}
+    return {
+        "time_utc": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "command": list(sys.argv),
+        "seed": config.seed,
+        "commit": git_commit(),
+        "versions": versions(),
+        "data_lists": {name: describe_list(path) for name, path in manifests.items()},
+        "config": config_to_dict(config),
+    }
+
+
+def write_provenance(folder, config, manifests=None, name="provenance.json") -> str:
+    """Write :func:`provenance` to ``folder``, atomically, and return the file's path.
+
+    Raises:
+        ManifestError: a data list cannot be read.
+        WholeSlideError: the file cannot be written.
+    """
+    path = os.path.join(folder, name)
+    write_text(path, json.dumps(provenance(config, manifests), indent=2, ensure_ascii=False) + "\n")
+    return path
+
+
+def versions() -> dict:
+    """Versions of this package, Python and the installed libraries that can change a result."""
+    found = {"python": platform.python_version()}
+    for name in (PACKAGE,) + DISTRIBUTIONS:
+        version = _installed_version(name)
+        if version is not None:
+            found[name] = version
+    library = getattr(sys.modules.get("openslide"), "__library_version__", None)
+    if library is not None:  # the C library of a system package has a version of its own
+        found["libopenslide"] = library
+    return found
+
+
+def git_commit():
+    """The commit of the checkout this package runs from, with ``+changes`` where files differ from it.
+
+    None where the package is not tracked in a checkout, such as an installed copy, or git is absent.
+    """
+    folder = os.path.dirname(os.path.abspath(__file__))
+    # An installed copy may lie inside the checkout of another project, whose commit would be misleading.
+    if _git(folder, "ls-files", "--error-unmatch", os.path.basename(__file__)) is None:
+        return None
+    commit = _git(folder, "rev-parse", "HEAD")
+    changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    return commit + "+changes" if commit and changes else commit
+
+
+def describe_list(path) -> dict:
+    """The path, SHA-256 and number of slides of a data list, with or without a header.
+
+    Raises:
+        ManifestError: the file cannot be read as text.
+    """
+    try:
+        with open(path, "rb") as stream:
+            content = stream.read()
+        rows = [row for row in csv.reader(io.StringIO(content.decode("utf-8-sig"), newline="")) if any(row)]
+    except OSError as error:
+        raise ManifestError("{}: cannot read the data list: {}".format(path, error.strerror)) from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ManifestError("{}: the data list is not CSV text: {}".format(path, error)) from error
+    has_header = bool(rows) and bool(_HEADER_NAMES & {cell.strip() for cell in rows[0]})
+    return {"path": path, "sha256": hashlib.sha256(content).hexdigest(), "rows": len(rows) - has_header}
+
+
+def _git(folder, *arguments):
+    try:
+        done = subprocess.run(
+            ("git", "-C", folder) + arguments,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=_GIT_SECONDS,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.decode("utf-8", "replace").strip()
+
+
+def _installed_version(name):
+    try:
+        from importlib import metadata  # Python 3.8 and later
+    except ImportError:
+        import pkg_resources
+
+        try:
+            return pkg_resources.get_distribution(name).version
+        except pkg_resources.DistributionNotFound:
+            return None
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

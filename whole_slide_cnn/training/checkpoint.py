@@ -1,0 +1,54 @@
+"""Checkpoints: one ``.npz`` file with weights, optimiser state and what they belong to, replaced atomically."""
+
+import dataclasses
+import json
+import os
+import zipfile
+from typing import Any, Dict, Tuple
+
+import numpy as np
+
+from whole_slide_cnn.errors import WeightsError
+from whole_slide_cnn.files import replacing
+from whole_slide_cnn.models.network import Network
+from whole_slide_cnn.models.weights import METADATA_KEY
+
+# What decides whether weights fit. Pooling and activation have no weights, but change what a model means.
+_IDENTITY = ("backbone", "pooling", "activation", "classes")
+
+
+def save_checkpoint(path: str, network: Network, state: Dict[str, np.ndarray], progress: Dict[str, Any]):
+    """Write a checkpoint.
+
+    Args:
+        state: weights and optimiser state, as :meth:`whole_slide_cnn.engines.base.Engine.state` gives them.
+        progress: anything JSON can hold.
+    """
+    metadata = json.dumps({"network": dataclasses.asdict(network), "progress": progress})
+    with replacing(path) as temporary, open(temporary, "wb") as stream:
+        np.savez(stream, **{METADATA_KEY: np.array(metadata)}, **state)
+
+
+def load_checkpoint(path: str, network: Network) -> Tuple[Dict[str, np.ndarray], Dict[str, Any]]:
+    """Read a checkpoint back: state and progress.
+
+    Raises:
+        WeightsError: the file is missing, broken, no checkpoint, or of another model.
+    """
+    if not os.path.isfile(path):
+        raise WeightsError("checkpoint {} does not exist; train first, or name another one".format(path))
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            metadata = json.loads(str(arrays[METADATA_KEY]))
+            state = {name: arrays[name] for name in arrays.files if name != METADATA_KEY}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise WeightsError("{} is not a checkpoint of this program, or is broken ({})".format(path, error)) from error
+    wanted = dataclasses.asdict(network)
+    different = [
+        "{} is {}, the configuration says {}".format(key, metadata["network"].get(key), wanted[key])
+        for key in _IDENTITY
+        if metadata["network"].get(key) != wanted[key]
+    ]
+    if different:
+        raise WeightsError("checkpoint {} is of another model: {}".format(path, "; ".join(different)))
+    return state, metadata["progress"]
