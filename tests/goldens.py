@@ -3,8 +3,8 @@
     python tests/goldens.py a.json b.json weights.h5
 
 A golden names a backbone, a pooling, a size and a label; weights and image follow a recipe (see :func:`recipe_weights`
-and :func:`recipe_image`), or, where a ``.h5`` of the same name lies beside it, the weights are read from there. A ``.h5``
-given alone must load into its backbone with nothing missing, left over or of another shape.
+and :func:`recipe_image`), or, where a ``.h5`` of the same name lies beside it, the weights are read from there. A
+``.h5`` given alone must load into its backbone with nothing missing, left over or of another shape.
 """
 
 import json
@@ -78,7 +78,7 @@ def measure(golden, path, engine_class, compute):
     return {
         "probabilities": float(probabilities),
         "loss": abs(prediction.loss - golden["loss"]),
-        "gradient_max": float(max(relative)),
+        "gradient_max": float(np.max(relative)),
         "gradient_median": float(np.median(relative)),
     }
 
@@ -88,8 +88,8 @@ def _relative(value, reference):
 
 
 def passes(errors, compute):
-    """Whether the errors of a measurement are within the bounds of its type."""
-    if errors["probabilities"] > PROBABILITY_BOUND[compute]:
+    """Whether the errors of a measurement are within the bounds of its type; not a number is not."""
+    if not errors["probabilities"] <= PROBABILITY_BOUND[compute]:
         return False
     if compute == "float64":
         return errors["gradient_max"] <= GRADIENT_BOUND
@@ -119,11 +119,19 @@ def main(paths):
     from whole_slide_cnn.engines import ENGINES
 
     failed = 0
-    print("{:<34} {:<10} {:<8} {:>13} {:>13} {:>13}".format("golden", "engine", "type", "probabilities", "grad max", "median"))
+    print(
+        "{:<34} {:<10} {:<8} {:>13} {:>13} {:>13}".format(
+            "golden", "engine", "type", "probabilities", "grad max", "median"
+        )
+    )
     for path in paths:
         if path.endswith(".h5"):
             backbone, report = check_h5(path)
-            print("{:<34} {}".format(os.path.basename(path), "fits {}: {}".format(backbone, report) if backbone else "fits no backbone"))
+            print(
+                "{:<34} {}".format(
+                    os.path.basename(path), "fits {}: {}".format(backbone, report) if backbone else "fits no backbone"
+                )
+            )
             failed += backbone is None
             continue
         with open(path, encoding="utf-8") as stream:

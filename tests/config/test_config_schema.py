@@ -164,7 +164,7 @@ EXAMPLES = sorted(os.path.basename(path) for path in glob.glob(os.path.join(CONF
 
 
 def test_examples_are_as_published():
-    assert {"base.yaml", "demo.yaml", "lung_2021_4x.yaml", "lymph_node_2022_20x.yaml"} <= set(EXAMPLES)
+    assert {"base.yaml", "lung_2021_4x.yaml", "lymph_node_2022_20x.yaml"} <= set(EXAMPLES)
     lung = load_config(os.path.join(CONFIGS, "lung_2021_4x.yaml"))
     assert (lung.data.ratio, lung.data.canvas, len(lung.data.classes)) == (0.2, (21500, 21500), 3)
     assert (lung.model.backbone, lung.model.pooling, lung.model.activation) == ("fixup_resnet50", "gmp", "softmax")

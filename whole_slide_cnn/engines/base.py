@@ -1,6 +1,8 @@
 """What all engines share: variables, gradient accumulation, the optimiser's step and the session."""
 
 import abc
+import ctypes
+import os
 from typing import Dict, List, NamedTuple, Optional, Sequence
 
 import numpy as np
@@ -46,7 +48,8 @@ class Engine(abc.ABC):
             with tf.variable_scope("accumulated"):
                 self._sums = {name: _accumulator(self._variables[name]) for name in self._trainable}
             self._sum_values = {name: total.read_value() for name, total in self._sums.items()}
-            self._zero = tf.group(*[total.initializer for total in self._sums.values()])
+            self._nought = tf.placeholder(build.variable_type(compute), [], "nought")
+            self._zero = tf.group(*[tf.assign(v, tf.fill(v.shape, self._nought)).op for v in self._sums.values()])
             self._build_graph()
             self._apply = None
             if optimiser is not None:
@@ -63,10 +66,25 @@ class Engine(abc.ABC):
             self._state_values = {name: variable.read_value() for name, variable in self._state.items()}
             self._feeds = {name: tf.placeholder(v.dtype.base_dtype, v.shape) for name, v in self._state.items()}
             self._assigns = {name: tf.assign(v, self._feeds[name]) for name, v in self._state.items()}
-            initialise = tf.global_variables_initializer()
         self._graph.finalize()
+        keep_freed_memory_small()
         self._session = tf.Session(graph=self._graph, config=session_config())
-        self._session.run(initialise)
+        self.initialise()
+
+    def initialise(self):
+        """Set weights and gradients to zero and the optimiser to its start."""
+        # Fed, not by initialisers: TensorFlow folds those into constants as large as the variables, and every graph
+        # that it optimises keeps a copy.
+        scalars = [variable.initializer for variable in self._state.values() if not variable.shape.ndims]
+        self._session.run(scalars)
+        self._assign(
+            {
+                name: np.broadcast_to(variable.dtype.as_numpy_dtype(0), variable.shape.as_list())
+                for name, variable in self._state.items()
+                if variable.shape.ndims
+            }
+        )
+        self._session.run(self._zero, {self._nought: 0.0})
         self._weights_changed()
 
     def close(self):
@@ -118,7 +136,7 @@ class Engine(abc.ABC):
             assert canvas.size == self.canvas_size, "canvas {} has size {}, the engine {}".format(
                 canvas.name, canvas.size, self.canvas_size
             )
-        self._session.run(self._zero)
+        self._session.run(self._zero, {self._nought: 0.0})
         share = 1.0 / len(canvases)
         predictions = [self._add_gradient(canvas, label, share) for canvas, label in zip(canvases, labels)]
         self._finish_batch()
@@ -147,10 +165,27 @@ class Engine(abc.ABC):
                         name, tuple(self._feeds[name].shape.as_list()), np.shape(value)
                     )
                 )
-        # one at a time: fed all at once, a ResNet-50 and its Adam state would be in memory three times over
-        for name, value in values.items():
-            self._session.run(self._assigns[name].op, {self._feeds[name]: value})
+        self._assign(values)
         self._weights_changed()
+
+    def _assign(self, values: Dict[str, np.ndarray]):
+        """Set variables, some megabytes at a time: each call takes milliseconds whatever its size, but fed all at once,
+        a ResNet-50 and its Adam state would be in memory three times over."""
+        names: List[str] = []
+        for name in values:
+            names.append(name)
+            if sum(self._bytes_of(n) for n in names) >= _FED_AT_ONCE:
+                self._run_assigns(names, values)
+                names = []
+        self._run_assigns(names, values)
+
+    def _run_assigns(self, names: Sequence[str], values: Dict[str, np.ndarray]):
+        if names:
+            feed = {self._feeds[name]: values[name] for name in names}
+            self._session.run([self._assigns[name].op for name in names], feed)
+
+    def _bytes_of(self, name: str) -> int:
+        return self._feeds[name].shape.num_elements() * self._feeds[name].dtype.size
 
     # Pieces of graphs.
 
@@ -167,6 +202,24 @@ class Engine(abc.ABC):
             if gradient is not None:
                 updates.append(self._sums[name].assign_add(gradient if share is None else share * gradient).op)
         return tf.group(*updates)
+
+
+_FED_AT_ONCE = 2**24  # bytes
+_MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of mallopt(3)
+_LARGE_BLOCK = 4 * 2**20
+
+
+def keep_freed_memory_small():
+    """Ask the C library to give blocks of 4 MiB and more back to the system when they are freed.
+
+    By default glibc raises that limit to 32 MiB as it goes, keeps what is freed, and fragments it: a run then takes a
+    quarter more memory than its tensors need (docs/memory.md), and no plan can say how much. Costs a few percent of
+    time on the CPU. Set ``MALLOC_MMAP_THRESHOLD_`` to choose another limit.
+    """
+    if "MALLOC_MMAP_THRESHOLD_" not in os.environ:
+        library = ctypes.CDLL(None)
+        if hasattr(library, "mallopt"):
+            library.mallopt(_MMAP_THRESHOLD, _LARGE_BLOCK)
 
 
 def session_config() -> tf.ConfigProto:

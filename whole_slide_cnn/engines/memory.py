@@ -7,8 +7,12 @@ share of the runtime are added.
 
 import os
 from dataclasses import dataclass
-from typing import Dict, List, Optional, Tuple
+from typing import Optional, Sequence, Tuple
 
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+from whole_slide_cnn.engines.replay import peak_elements
 from whole_slide_cnn.engines.streaming import DEFAULT_WINDOW, largest_windows
 from whole_slide_cnn.errors import MemoryBudgetError
 from whole_slide_cnn.models.network import Network
@@ -18,6 +22,12 @@ from whole_slide_cnn.sizes import Size
 GB = 1e9
 
 _VALUE_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2}
+_HEAD_BYTES = {"float64": 8, "float32": 4, "bfloat16": 4}
+_POOLING_BYTES = 13
+
+# Measured (benchmarks/memory.py): what does not depend on the model or on the size of anything.
+_RUNTIME_BYTES = 60 * 10**6
+_READING_BYTES = 100 * 10**6  # decoded blocks of this slide and the next, and the bands they are resampled in
 
 
 @dataclass(frozen=True)
@@ -86,18 +96,41 @@ def engine_memory(
         training: whether gradients and optimiser state are needed.
         window: side of a window's core in pixels (streaming only).
     """
-    trunk = network.trunk
+    trunk, canvas = network.trunk, Size(*canvas)
     if engine == "streaming":
-        traces = [
-            (geometry.pixels.size, trace_window(trunk, geometry)) for geometry in largest_windows(trunk, canvas, window)
-        ]
+        windows = largest_windows(trunk, canvas, window)
+        traces = [(geometry.pixels.size, trace_window(trunk, geometry)) for geometry in windows]
     else:
-        traces = [(Size(*canvas), trace_canvas(trunk, canvas))]
-    value = _VALUE_BYTES[compute]
-    head = 8 if compute == "float64" else 4
-    passes = [
-        (_pass_bytes(steps, pixels, value, head, network, training), _pixel_bytes(engine, pixels))
-        for pixels, steps in traces
-    ]
-    maps, pixels = max(passes, key=sum)
-    return MemoryPlan(engine, (("feature maps", maps), ("pixels", pixels)) + _constant_parts(network, head, training))
+        traces = [(canvas, trace_canvas(trunk, canvas))]
+    largest = max((_pass_bytes(steps, pixels, compute, training) for pixels, steps in traces), key=sum)
+    weights = _weight_bytes(network, compute, training)
+    names = ("feature maps", "pixels", "weights", "slide reading", "runtime")
+    return MemoryPlan(engine, tuple(zip(names, largest + (weights, _READING_BYTES, _RUNTIME_BYTES))))
+
+
+def _pass_bytes(steps: Sequence[Step], pixels: Size, compute: str, training: bool) -> Tuple[int, int]:
+    """Bytes of feature maps and of pixels while a window, or the canvas, is computed."""
+    value, head = _VALUE_BYTES[compute], _HEAD_BYTES[compute]
+    maps = value * peak_elements(steps, training, unrolls_patches(compute))
+    # pooling: where the maximum is (a mask, and three maps of 32-bit positions), and the map's gradient, fed
+    maps += steps[-1].elements * (_POOLING_BYTES + (2 * head if training else 0))
+    area = pixels.height * pixels.width
+    # three copies as bytes (this one fed, and the next one read ahead), one normalised in the variables' type, and
+    # one in the compute type where that differs
+    return maps, 3 * area * (3 + head + (value if value != head else 0))
+
+
+def _weight_bytes(network: Network, compute: str, training: bool) -> int:
+    """Weights with what training keeps beside each: its summed gradient and Adam's two moments; while a step runs also
+    the kernel with the normalisation folded in, and the gradient of one window."""
+    values = sum(int(np.prod(spec.shape)) for spec in network.variables)
+    return values * _HEAD_BYTES[compute] * (6 if training else 2)
+
+
+def unrolls_patches(compute: str) -> bool:
+    """Whether TensorFlow's convolution gradients on this machine unroll their input into patches: its own CPU kernels
+    do, oneDNN (TensorFlow 2, not in float64) and cuDNN do not."""
+    if tf.test.is_built_with_cuda() and os.path.exists("/proc/driver/nvidia"):
+        return False
+    has_onednn = int(tf.__version__.split(".")[0]) >= 2 and os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1") != "0"
+    return compute == "float64" or not has_onednn

@@ -61,4 +61,3 @@ def _length(layer) -> int:
     if isinstance(layer, Conv) and layer.norm is not None:
         return 2
     return 1
-

@@ -122,12 +122,14 @@ class _Tracer:
         return self._add(layer.name, "pad", (at,), padded)
 
     def _residual_block(self, layer: Residual, at, shape):
-        ends = []
-        for branch, layers in enumerate((layer.body, layer.shortcut)):
-            start, inner = at, shape
-            if self._window is not None:
-                height, width = (int(n) for n in self._window.crops[self._residual[layer.name], branch, 2:])
-                if (height, width) != shape[:2]:
-                    start, inner = self._add(layer.name, "crop", (at,), (height, width, shape[2]))
-            ends.append(self._apply(layers, start, inner))
-        return self._add(layer.name, "sum", (ends[0][0], ends[1][0]), ends[0][1])
+        starts = [self._crop(layer, branch, at, shape) for branch in range(2)]
+        body, shortcut = (self._apply(part, *start) for part, start in zip((layer.body, layer.shortcut), starts))
+        return self._add(layer.name, "sum", (body[0], shortcut[0]), body[1])
+
+    def _crop(self, layer: Residual, branch: int, at, shape):
+        if self._window is None:
+            return at, shape
+        height, width = (int(n) for n in self._window.crops[self._residual[layer.name], branch, 2:])
+        if (height, width) == shape[:2]:  # TensorFlow hands the whole tensor on
+            return at, shape
+        return self._add(layer.name, "crop", (at,), (height, width, shape[2]))

@@ -2,7 +2,6 @@
 
 import os
 import re
-import zipfile
 from dataclasses import dataclass
 from typing import Dict, Tuple
 
@@ -121,7 +120,8 @@ def read_arrays(path: str) -> Weights:
         if kind == "h5":
             return _read_h5(path)
         if kind == "npz":
-            with np.load(path, allow_pickle=False) as arrays:
+            # opened here, because NumPy leaves the file open when it is broken
+            with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as arrays:
                 return {
                     name: arrays[name]
                     for name in arrays.files
@@ -130,13 +130,7 @@ def read_arrays(path: str) -> Weights:
         from safetensors.numpy import load_file
 
         return dict(load_file(path))
-    except WeightsError:
-        raise
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise WeightsError("weight file {} cannot be read: {}".format(path, error)) from error
-    except Exception as error:  # safetensors raises a type of its own, from Rust
-        if type(error).__name__ != "SafetensorError":
-            raise
+    except Exception as error:  # a broken file makes h5py, zipfile and NumPy raise almost anything
         raise WeightsError("weight file {} cannot be read: {}".format(path, error)) from error
 
 
@@ -173,12 +167,13 @@ def _read_h5(path: str) -> Weights:
 def _write_h5(path: str, network: Network, arrays: Weights):
     layers = keras_layers(network)
     with h5py.File(path, "w") as stream:
-        stream.attrs["layer_names"] = [name.encode() for name, _ in layers]
+        # arrays of fixed length, as Keras writes them: h5py 3 would make a list into text of another kind
+        stream.attrs["layer_names"] = np.array([name.encode() for name, _ in layers])
         stream.attrs["backend"] = b"tensorflow"
         stream.attrs["keras_version"] = b"2.2.4-tf"
         for layer, variables in layers:
             group = stream.create_group(layer)
-            group.attrs["weight_names"] = [(name + ":0").encode() for name in variables]
+            group.attrs["weight_names"] = np.array([(name + ":0").encode() for name in variables])
             for name in variables:
                 group.create_dataset(name + ":0", data=arrays[name])
 
@@ -203,7 +198,7 @@ def _keras_name(path: str, known) -> str:
 
 
 def _renumber_scalars(named: Weights, known) -> Weights:
-    """Keras numbers unnamed layers through a process: a second model starts where the first ended, in the same order."""
+    """Keras numbers unnamed layers through a process: a second model starts where the first one ended."""
     pattern = re.compile(r"^scalar_mul_add_layer(?:_(\d+))?/")
     numbers = sorted({int(m.group(1) or 0) for m in map(pattern.match, named) if m})
     expected = sorted({int(m.group(1) or 0) for m in map(pattern.match, known) if m})
@@ -257,13 +252,16 @@ def _from_torch(name: str, value: np.ndarray) -> Tuple[str, np.ndarray]:
     if not match:
         return name, value
     stage, block, kind, number, part = match.groups()
+    if not stage and number != {"conv": "1", "bn": "1", "fc": ""}.get(kind):  # of another network
+        return name, value
     if kind == "fc":
         return "output/" + ("kernel" if part == "weight" else "bias"), value.T
     if kind == "downsample.":
         kind, number = ("conv" if number == "0" else "bn"), "0"
     prefix = "conv{}_block{}_{}".format(int(stage) + 1, int(block) + 1, number) if stage else "conv1"
     if kind == "conv":
+        if part != "weight" or value.ndim != 4:
+            return name, value
         return prefix + "_conv/kernel", value.transpose(2, 3, 1, 0)
     parts = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
     return "{}_bn/{}".format(prefix, parts.get(part, part)), value
-

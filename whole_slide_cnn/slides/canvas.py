@@ -16,7 +16,7 @@ from whole_slide_cnn.slides.tissue import thumbnail, tissue_mask
 BLANK_BLOCK = 32
 WHITE = (255, 255, 255)
 
-_SCAN_TILE = 64 * BLANK_BLOCK
+_SCAN_TILE = 32 * BLANK_BLOCK
 _THUMBNAIL_SIDE = 1024
 
 

@@ -12,6 +12,7 @@ BRIGHTEST = 225  # tissue stays below this, so that no usual threshold takes par
 _REACH = 1.6  # a target keeps this many deviations between its mean and either end of the scale
 _FLAT = 1.0  # variance added to that of the pixels to be matched: flat ones do not become pure noise
 _ROUNDS = 12
+_TOLERANCE = 0.05  # grey levels
 
 
 class Colour(NamedTuple):
@@ -81,17 +82,20 @@ def map_within_scale(pixels, weights, target):
     Args:
         pixels: (count, 3), all or an even sample of those to be mapped.
         weights: weight of each (count,).
-        target: Colour to meet, best a ``reachable`` one.
+        target: Colour to meet, best a ``reachable`` one. Where no map meets it, the nearest one found is returned.
     """
-    total = ColourMap(np.eye(3, dtype=np.float32), np.zeros(3, np.float32))
+    total = best = ColourMap(np.eye(3, dtype=np.float32), np.zeros(3, np.float32))
+    least = np.inf
     for _ in range(_ROUNDS):
         now = measure(np.clip(total.apply(pixels), 0, BRIGHTEST), weights)
-        missing = np.abs(np.sqrt(np.diag(now.covariance)) - target.deviation).max()
-        if np.abs(now.mean - target.mean).max() < 0.05 and missing < 0.05:
+        error = max(np.abs(now.mean - target.mean).max(), np.abs(now.deviation - target.deviation).max())
+        if error < least:  # the rounds need not converge where most pixels lie at the ends of the scale
+            best, least = total, error
+        if error < _TOLERANCE:
             break
         step = map_between(now, target)
         total = _rounded(total.matrix @ step.matrix, total.shift @ step.matrix + step.shift)
-    return total
+    return best
 
 
 def _power(matrix, exponent):

@@ -12,7 +12,8 @@ from whole_slide_cnn.slides.photographs import Photograph
 CELL = 8  # side in pixels of the cells whose centres must be covered
 _COVER = 0.68  # share of a photograph's radius within which it counts as covering a cell
 _SHARPNESS = 4  # squarings of the weight: the last of them makes the blended seam about 8 pixels wide
-_WARP = 8  # most pixels by which a seam leaves its straight course
+_WARP = 8  # most rows or columns by which a seam leaves its straight course
+_MARGIN = 12  # pixels of a photograph's border that only the displacement of seams may reach
 _WARP_WAVELENGTH = 24.0
 _NEGLIGIBLE = 0.004  # share of all weights below which a photograph is not sampled at a pixel
 _MEAN_JITTER = 3.0  # deviation of the mean of single photographs from the slide's staining, in grey levels
@@ -68,7 +69,7 @@ def place(stream, cells, photographs, load, colour):
         if not open_cells[row, column]:
             continue
         photograph = photographs[stream.randint(len(photographs))]
-        radius = min(load(photograph)[0].shape[:2]) / 2.0 - 1 - _WARP
+        radius = min(load(photograph)[0].shape[:2]) / 2.0 - 1 - _MARGIN
         centre = (np.array([row, column]) + stream.uniform(0, 1, 2)) * CELL
         placements.append(Placement(photograph, centre[0], centre[1], radius, _turn(stream), _jitter(stream, colour)))
         _cover(open_cells, centre / CELL, _COVER * radius / CELL)
@@ -140,7 +141,7 @@ def render(placements, window, displaced, load, colour):
 
 def _reached(placement, window):
     """The part of a window a photograph may reach."""
-    reach = placement.radius + _WARP
+    reach = placement.radius + _MARGIN
     return Window.from_bounds(
         int(np.floor(placement.row - reach)),
         int(np.floor(placement.column - reach)),

@@ -9,7 +9,7 @@ from whole_slide_cnn.slides.interface import SlideReader
 from whole_slide_cnn.slides.resolution import mpp_from_tiff_tags, plausible_mpp
 
 BLOCK = 512
-DEFAULT_CACHE_BYTES = 32 << 20
+DEFAULT_CACHE_BYTES = 8 * 2**20
 
 
 def load_openslide():

@@ -38,17 +38,19 @@ def load_checkpoint(path: str, network: Network) -> Tuple[Dict[str, np.ndarray],
     if not os.path.isfile(path):
         raise WeightsError("checkpoint {} does not exist; train first, or name another one".format(path))
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # opened here, because np.load leaves a broken file open
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             metadata = json.loads(str(arrays[METADATA_KEY]))
+            found, progress = dict(metadata["network"]), metadata["progress"]
             state = {name: arrays[name] for name in arrays.files if name != METADATA_KEY}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
         raise WeightsError("{} is not a checkpoint of this program, or is broken ({})".format(path, error)) from error
     wanted = dataclasses.asdict(network)
     different = [
-        "{} is {}, the configuration says {}".format(key, metadata["network"].get(key), wanted[key])
+        "{} is {}, the configuration says {}".format(key, found.get(key), wanted[key])
         for key in _IDENTITY
-        if metadata["network"].get(key) != wanted[key]
+        if found.get(key) != wanted[key]
     ]
     if different:
         raise WeightsError("checkpoint {} is of another model: {}".format(path, "; ".join(different)))
-    return state, metadata["progress"]
+    return state, progress

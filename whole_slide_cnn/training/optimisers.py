@@ -34,7 +34,9 @@ class Adam:
         """The operation of one step, in the current graph."""
         dtype = variables[0].dtype.base_dtype
         self._rate = tf.placeholder(dtype, [], "learning_rate")
-        adam = tf.train.AdamOptimizer(self._rate, *self._betas, epsilon=self._epsilon)
+        # as tensors: TensorFlow would round plain numbers, and their powers, to float32 whatever the variables are
+        beta1, beta2, epsilon = (tf.constant(value, dtype) for value in self._betas + (self._epsilon,))
+        adam = tf.train.AdamOptimizer(self._rate, beta1, beta2, epsilon)
         decayed = []
         if self.weight_decay:
             share = self._rate * self.weight_decay

@@ -1,0 +1,73 @@
+# What can be done in a checkout. Every target first makes the virtual environment that it runs in.
+
+PYTHON ?= python3
+ARGS ?=
+GOLDENS ?=
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test test-slow lint exactness goldens clean FORCE
+
+# TensorFlow's start-up notices hide what the commands say; its errors stay.
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+# One environment per Python version, so that both runtimes live side by side.
+VERSION := $(shell "$(PYTHON)" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+VENV := .venv/$(VERSION)
+RUN := $(VENV)/bin/python
+PIP := pip>=23
+ifeq ($(VERSION),3.7)
+PIP := pip>=23,<24.1
+endif
+
+# The stamp is written last and holds the folder of the checkout. An environment without it was left half made, one
+# with another folder was copied from elsewhere and would run that checkout's code, and its interpreter may be gone.
+STAMP := $(VENV)/installed
+INTACT := $(shell $(RUN) -c '' 2>/dev/null && [ "$$(cat $(STAMP) 2>/dev/null)" = "$(CURDIR)" ] && echo yes)
+
+help: ## List the targets.
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | while IFS='|' read -r target text; \
+		do printf '  make %-12s %s\n' "$$target" "$$text"; done
+	@echo
+	@echo '  PYTHON=python3 chooses the Python and with it the runtime: 3.10 to 3.13 (TensorFlow 2.21) or 3.7 (1.15).'
+	@echo '  ARGS=... is added to the command that a target runs, as in: make test ARGS="-k canvas"'
+
+setup: $(STAMP) ## Make the virtual environment .venv/<version>, or bring it up to date.
+	@echo "$(VENV) is ready; to work in it: . $(VENV)/bin/activate"
+
+demo: $(STAMP) ## Make synthetic slides, train on them, test, and say where the results are.
+	$(RUN) -m whole_slide_cnn.demo --output results/demo $(ARGS)
+
+test: $(STAMP) ## Run the tests.
+	$(RUN) -m pytest $(ARGS)
+
+test-slow: $(STAMP) ## Run the tests that take minutes each.
+	$(RUN) -m pytest -m slow $(ARGS)
+
+lint: $(STAMP) ## Check style and formatting of all Python files.
+	$(RUN) -m ruff check $(ARGS)
+	$(RUN) -m ruff format --check
+
+exactness: $(STAMP) ## Compare loss and gradients of every engine with direct, and write results/exactness.json.
+	$(RUN) benchmarks/exactness.py --json results/exactness.json $(ARGS)
+
+goldens: $(if $(GOLDENS),$(STAMP)) ## Check results of the published implementation: make goldens GOLDENS='a.json b.json'
+	@[ -n "$(GOLDENS)" ] || { echo "error: name the files, as in: make goldens GOLDENS='a.json b.json'" >&2; exit 2; }
+	$(RUN) tests/goldens.py $(GOLDENS) $(ARGS)
+
+clean: ## Remove virtual environments and caches; results/ stays.
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -path ./.git -prune -o -path ./results -prune -o -path ./data -prune -o -name __pycache__ -type d -exec rm -rf {} +
+
+$(STAMP): setup.py $(if $(INTACT),,FORCE)
+	@[ -n "$(VERSION)" ] || { echo "error: cannot run $(PYTHON); install Python 3.10 to 3.13 with:" \
+		"apt-get install python3 python3-venv, or give the path of another Python: PYTHON=<path>" >&2; exit 1; }
+	@"$(PYTHON)" tools/check_python.py
+	$(if $(INTACT),,"$(PYTHON)" -m venv --clear $(VENV))
+	@rm -f $@
+	$(RUN) -m pip install --disable-pip-version-check '$(PIP)'
+	$(RUN) -m pip install --disable-pip-version-check -e '.[test,lint]'
+	@echo "$(CURDIR)" > $@
+
+FORCE:

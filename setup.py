@@ -1,0 +1,52 @@
+"""Installation of whole_slide_cnn on its two runtimes; ``make`` does it into a virtual environment of its own."""
+
+from setuptools import find_packages, setup
+
+# The classic runtime is Python 3.7 with TensorFlow 1.15, the current one Python 3.10 to 3.13 with TensorFlow 2.21.
+# Upper bounds of the classic runtime are the last versions that exist as wheels for Python 3.7 and go together.
+CLASSIC = "; python_version < '3.8'"
+CURRENT = "; python_version >= '3.10'"
+
+
+def on_each(classic, current):
+    """Requirements that differ between the runtimes."""
+    return [name + CLASSIC for name in classic] + [name + CURRENT for name in current]
+
+
+setup(
+    name="whole_slide_cnn",
+    version="0.1.0",
+    description="Trains a CNN end to end on whole slide images with slide-level labels.",
+    license="Apache-2.0",
+    packages=find_packages(include=["whole_slide_cnn", "whole_slide_cnn.*"]),
+    python_requires=">=3.7, !=3.8.*, !=3.9.*, <3.14",
+    install_requires=on_each(
+        classic=[
+            "tensorflow-gpu==1.15.5",
+            "h5py<3",
+            "numpy<1.22",
+            "openslide-python==1.2.0",
+            "Pillow<10",
+            "protobuf<3.21",
+            "safetensors<0.5",
+        ],
+        current=[
+            "tensorflow>=2.21,<2.22",
+            "h5py",
+            "numpy",
+            "openslide-bin",
+            "openslide-python>=1.4",
+            "Pillow",
+            "safetensors",
+        ],
+    )
+    + ["matplotlib", "PyYAML", "scikit-learn>=1.0", "scipy", "tifffile", "tqdm"],
+    extras_require={
+        "test": on_each(classic=["pytest>=7.4,<8"], current=["pytest>=8"]) + ["hypothesis"],
+        "lint": ["ruff>=0.17,<0.18"],
+        "gpu": on_each(classic=[], current=["tensorflow[and-cuda]>=2.21,<2.22"]),
+        "mpi": ["mpi4py"],
+        "horovod": on_each(classic=["horovod==0.28.1"], current=[]),
+        "cupy": on_each(classic=["cupy-cuda100"], current=["cupy-cuda12x"]),
+    },
+)

@@ -1,0 +1,77 @@
+"""Law 1: for the same canvas, weights and label, every engine gives the loss and gradients of ``direct``."""
+
+import exactness
+import numpy as np
+import pytest
+
+from whole_slide_cnn.engines import ENGINES
+from whole_slide_cnn.engines.blank import blank_side
+from whole_slide_cnn.models import geometry
+from whole_slide_cnn.models.resnet import TRUNKS
+from whole_slide_cnn.sizes import Size
+
+
+def _parameters():
+    return [pytest.param(case, marks=[pytest.mark.slow] if case.slow else [], id=str(case)) for case in exactness.CASES]
+
+
+@pytest.mark.parametrize("case", _parameters())
+def test_matches_direct(case):
+    reference = exactness.compute("direct", case)
+    for name in exactness.compared_engines():
+        error, where = exactness.largest_error(exactness.compute(name, case), reference)
+        assert error <= exactness.FLOAT64_BOUND, "{}: {}".format(name, where)
+
+
+@pytest.mark.parametrize("case", exactness.FLOAT32_CASES[:2], ids=str)
+def test_float32_error_is_at_most_twice_that_of_direct(case):
+    for name in exactness.compared_engines():
+        assert exactness.float32_ratio(name, case) <= exactness.FLOAT32_RATIO
+
+
+def test_every_engine_but_the_oracle_is_compared():
+    assert set(exactness.compared_engines()) == set(ENGINES) - {"direct"}
+
+
+def test_every_backbone_and_pooling_is_compared():
+    pairs = {(case.backbone, case.pooling) for case in exactness.CASES}
+    assert pairs == {(backbone, pooling) for backbone in TRUNKS for pooling in ("gmp", "gap")}
+
+
+@pytest.mark.parametrize("backbone", list(exactness.REAL_BACKBONES))
+def test_slow_cases_have_a_window_and_a_blank_cell_far_from_any_border(backbone):
+    case = next(c for c in exactness.CASES if c.slow and c.backbone == backbone)
+    trunk = TRUNKS[backbone]()
+    (image,) = exactness.images(case, 0)
+    coloured = np.flatnonzero((image != 255).any(axis=(0, 2)))[0]
+    rows, columns = (geometry.field_of(trunk, side) for side in image.shape[:2])
+    inside_rows, inside_columns = (
+        [
+            i
+            for i in range(n)
+            if f.of(geometry.Range(i, i + 1)).start >= 0 and f.of(geometry.Range(i, i + 1)).stop <= side
+        ]
+        for f, n, side in zip((rows, columns), geometry.cells_of(trunk, Size(*image.shape[:2])), image.shape[:2])
+    )
+    assert inside_rows
+    ends = [columns.of(geometry.Range(i, i + 1)).stop for i in inside_columns]
+    assert min(ends) <= coloured < max(ends)  # one such cell is blank, another is not
+
+
+def test_an_error_is_seen():
+    case = exactness.CASES[0]
+    reference = exactness.compute("direct", case)
+    name = next(iter(reference.gradients))
+    wrong = dict(reference.gradients, **{name: reference.gradients[name] * (1 + 1e-8)})
+    error, where = exactness.largest_error(reference._replace(gradients=wrong), reference)
+    assert error > exactness.FLOAT64_BOUND and where == "gradient " + name
+    wrong[name] = wrong[name] * np.nan
+    assert exactness.largest_error(reference._replace(gradients=wrong), reference)[0] == np.inf
+
+
+def test_a_smaller_blank_canvas_would_not_do():
+    trunk = TRUNKS["tiny"]()
+    field = geometry.field_of(trunk, 1000)
+    assert field.size + field.stride <= blank_side(trunk, 1000) < field.size + 2 * field.stride
+    assert (1000 - blank_side(trunk, 1000)) % field.stride == 0
+    assert blank_side(trunk, 200) == 200

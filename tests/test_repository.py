@@ -1,0 +1,231 @@
+"""Rules of the repository as a whole: layers, imports without side effects, documentation that agrees with the code."""
+
+import ast
+import os
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from whole_slide_cnn.config import load_config
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+PACKAGE = "whole_slide_cnn"
+
+# From the bottom up: a unit imports units of lower layers and its own. Modules not named here are commands, on top.
+LAYERS = (
+    ("errors", "sizes"),
+    ("files",),
+    ("config",),
+    ("cli", "provenance"),
+    ("slides",),
+    ("augment", "models"),
+    ("engines",),
+    ("planning",),
+    ("evaluation",),
+    ("mil", "training"),
+)
+# What knows nothing of the package and is driven by one module of it.
+INDEPENDENT = ("graph_tools", "tf_um_patch")
+DRIVER = PACKAGE + ".engines.unified"
+
+
+def source_files(folder):
+    """Python files below a folder as (dotted module name, path)."""
+    for parent, _, names in sorted(os.walk(folder)):
+        for name in sorted(names):
+            if name.endswith(".py"):
+                path = os.path.join(parent, name)
+                parts = os.path.relpath(path, os.path.dirname(folder))[: -len(".py")].split(os.sep)
+                yield ".".join(part for part in parts if part != "__init__"), path
+
+
+def imported_modules(source):
+    """Names a source imports, wherever in it: ``from a import b`` gives both ``a`` and ``a.b``."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name
+        elif isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (node.module or "")
+            yield module
+            for alias in node.names:
+                yield module + "." + alias.name
+
+
+def layer_of(unit):
+    """Position of a unit of the package in LAYERS; commands come last."""
+    for index, units in enumerate(LAYERS):
+        if unit in units:
+            return index
+    return len(LAYERS)
+
+
+def may_import(importer, imported):
+    """Whether the layering lets one module of this repository import another (or a library)."""
+    if imported.startswith("."):
+        return False  # absolute imports only: they say which layer they reach into
+    own, other = importer.split("."), imported.split(".")
+    if other[0] in INDEPENDENT:
+        return own[0] == other[0] or importer == DRIVER
+    if other[0] != PACKAGE:
+        return True
+    if own[0] != PACKAGE or len(other) == 1:
+        return own[0] == PACKAGE
+    if len(own) == 1:
+        return False
+    lower = layer_of(other[1]) < layer_of(own[1])
+    return lower or own[1] == other[1] or layer_of(own[1]) == len(LAYERS)
+
+
+def test_modules_import_only_lower_layers():
+    found = [
+        "{} imports {}".format(module, imported)
+        for package in (PACKAGE,) + INDEPENDENT
+        for module, path in source_files(os.path.join(ROOT, package))
+        for imported in imported_modules(read(path))
+        if not may_import(module, imported)
+    ]
+    assert not found
+
+
+def test_every_folder_of_the_package_has_a_layer():
+    folders = {module.split(".")[1] for module, _ in source_files(os.path.join(ROOT, PACKAGE)) if module.count(".") > 1}
+    assert {"config", "slides", "models", "engines"} <= folders
+    assert not {folder for folder in folders if layer_of(folder) == len(LAYERS)}
+
+
+@pytest.mark.parametrize(
+    "importer, source, allowed",
+    [
+        ("whole_slide_cnn.config.load", "from whole_slide_cnn.errors import ConfigError", True),
+        ("whole_slide_cnn.config.load", "from whole_slide_cnn.cli import run_command", False),
+        ("whole_slide_cnn.slides.reader", "def late():\n    from whole_slide_cnn import models", False),
+        ("whole_slide_cnn.engines.direct", "import whole_slide_cnn.slides.canvas", True),
+        ("whole_slide_cnn.engines.direct", "from whole_slide_cnn.training import loop", False),
+        ("whole_slide_cnn.engines.direct", "from . import base", False),
+        ("whole_slide_cnn.engines.direct", "import graph_tools", False),
+        ("whole_slide_cnn.engines.unified", "from graph_tools import group", True),
+        ("whole_slide_cnn.training.loop", "from whole_slide_cnn.train import main", False),
+        ("whole_slide_cnn.demo", "from whole_slide_cnn.train import main", True),
+        ("graph_tools.group", "import graph_tools.extract\nimport numpy", True),
+        ("graph_tools.group", "from whole_slide_cnn import sizes", False),
+        ("graph_tools.group", "import whole_slide_cnn", False),
+    ],
+)
+def test_the_layer_rule_itself(importer, source, allowed):
+    assert all(may_import(importer, imported) for imported in imported_modules(source)) is allowed
+
+
+IMPORT_ALL = """
+import importlib, pkgutil, sys, threading
+import whole_slide_cnn
+for name in ("config", "slides", "evaluation"):
+    package = importlib.import_module("whole_slide_cnn." + name)
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        importlib.import_module(module.name)
+for name in ("tensorflow", "mpi4py", "horovod", "cupy", "matplotlib.pyplot"):
+    assert name not in sys.modules, name + " was imported"
+assert threading.active_count() == 1, threading.enumerate()
+"""
+
+
+def test_importing_slides_config_and_evaluation_starts_nothing():
+    run_python("-c", IMPORT_ALL)
+
+
+HELP_OF_ALL = """
+import importlib, sys
+for name in sys.argv[1:]:
+    try:
+        importlib.import_module(name).main(["--help"])
+    except SystemExit as end:
+        assert not end.code, name
+    assert "tensorflow" not in sys.modules, name + " imports TensorFlow before it reads its arguments"
+"""
+
+
+def test_every_command_has_help_without_tensorflow():
+    commands = [
+        module
+        for module, path in source_files(os.path.join(ROOT, PACKAGE))
+        if re.search(r"^    run_command\(main\)", read(path), re.MULTILINE)
+    ]
+    assert {"whole_slide_cnn.split", "whole_slide_cnn.check_slides", "whole_slide_cnn.train"} <= set(commands)
+    shown = run_python("-c", HELP_OF_ALL, *commands)
+    assert [name for name in commands if "usage: python -m {} ".format(name) not in shown] == []
+
+
+def test_setup_and_make_accept_the_same_pythons(monkeypatch):
+    specifiers = pytest.importorskip("packaging.specifiers")
+    setuptools = pytest.importorskip("setuptools")
+    given = {}
+    monkeypatch.setattr(setuptools, "setup", given.update)
+    monkeypatch.chdir(ROOT)
+    runpy.run_path("setup.py")
+    check = runpy.run_path(os.path.join("tools", "check_python.py"))
+    by_make = {version for version in [(3, minor) for minor in range(20)] if check["supported"](version)}
+    requires = specifiers.SpecifierSet(given["python_requires"])
+    assert by_make == {(3, minor) for minor in range(20) if "3.{}.4".format(minor) in requires}
+    assert by_make == {(3, minor) for minor in (7, 10, 11, 12, 13)}
+
+
+def test_readme_names_only_what_exists():
+    readme = read(os.path.join(ROOT, "README.md"))
+    makefile = read(os.path.join(ROOT, "Makefile"))
+    targets = re.findall(r"(?:^|&& |`)make ([a-z-]+)", readme, re.MULTILINE)
+    files = re.findall(r"\]\((?!http)([^)#]+)\)", readme) + re.findall(r"`(configs/\w+\.yaml)`", readme)
+    assert {"demo", "test"} <= set(targets) and files
+    assert [name for name in targets if not re.search("^{}:".format(name), makefile, re.MULTILINE)] == []
+    assert [name for name in files if not os.path.exists(os.path.join(ROOT, name))] == []
+
+
+def test_readme_calls_commands_with_options_they_have():
+    calls = re.findall(r"python -m (whole_slide_cnn[\w.]+)([^`\n]*)", read(os.path.join(ROOT, "README.md")))
+    assert PACKAGE + ".train" in dict(calls)
+    for module, arguments in calls:
+        source = read(os.path.join(ROOT, *module.split(".")) + ".py")
+        assert [word for word in arguments.split() if word[:2] == "--" and '"{}"'.format(word) not in source] == []
+
+
+def test_configuration_in_the_readme_is_valid(tmp_path):
+    (example,) = re.findall(r"```yaml\n(.*?)```", read(os.path.join(ROOT, "README.md")), re.DOTALL)
+    shutil.copy(os.path.join(ROOT, "configs", "base.yaml"), str(tmp_path))
+    path = tmp_path / "mine.yaml"
+    path.write_text(textwrap.dedent(example), encoding="utf-8")
+    assert load_config(str(path)).data.mpp == 2.0
+
+
+def test_no_file_names_folders_of_the_machine_it_was_written_on():
+    pattern = re.compile(r"(?<![\w.~}])/(root|home|work|Users|tmp/v)/")
+    found = [path for path in tracked_files() if pattern.search(read(path, errors="replace"))]
+    assert not found
+
+
+def tracked_files():
+    """Files of the checkout that git has or would add."""
+    if shutil.which("git") is None or not os.path.exists(os.path.join(ROOT, ".git")):
+        pytest.skip("this copy is not a git checkout")
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout.decode("utf-8")
+    paths = [os.path.join(ROOT, name) for name in listed.split("\0") if name]
+    assert paths
+    return [path for path in paths if os.path.isfile(path)]
+
+
+def read(path, **options):
+    with open(path, encoding="utf-8", **options) as stream:
+        return stream.read()
+
+
+def run_python(*arguments):
+    """Standard output of a fresh interpreter in the repository; fails with its standard error."""
+    done = subprocess.run(
+        (sys.executable,) + arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout

@@ -1,0 +1,217 @@
+"""The training loop, with an engine that only keeps count: what it does is the loop's own doing."""
+
+import csv
+import math
+import os
+
+import numpy as np
+import pytest
+
+from whole_slide_cnn.engines.base import Prediction
+from whole_slide_cnn.errors import SlideError, TrainingError
+from whole_slide_cnn.models.network import Network
+from whole_slide_cnn.models.weights import load_weights
+from whole_slide_cnn.slides.manifest import Record
+from whole_slide_cnn.training import loop
+from whole_slide_cnn.training.checkpoint import load_checkpoint
+from whole_slide_cnn.training.loop import LOG_COLUMNS, Trainer
+
+NETWORK = Network("tiny", "gmp", "softmax", 2)
+INITIAL = NETWORK.initial_weights(0)
+
+
+class CountingEngine:
+    """Losses as scripted; its weights are the number of steps done.
+
+    Args:
+        train_losses, val_losses: losses by call, the last repeated.
+        broken: slides that break in the middle of a step or of a prediction.
+    """
+
+    network = NETWORK
+
+    def __init__(self, train_losses=(1.0,), val_losses=(1.0,), broken=()):
+        self.steps, self.predicted = [], []
+        self._train_losses, self._val_losses, self._broken = train_losses, val_losses, broken
+
+    def train_batch(self, canvases, labels):
+        assert not any(canvas.closed for canvas in canvases)
+        for canvas in canvases:
+            self._check(canvas)
+        self.steps.append([canvas.name for canvas in canvases])
+        loss = self._train_losses[min(len(self.steps), len(self._train_losses)) - 1]
+        return [Prediction(loss, np.eye(2)[label]) for label in labels]
+
+    def predict(self, canvas, label):
+        assert not canvas.closed
+        self._check(canvas)
+        self.predicted.append(canvas.name)
+        loss = self._val_losses[min(len(self.predicted), len(self._val_losses)) - 1]
+        return Prediction(loss, np.eye(2)[0])
+
+    def state(self):
+        return dict(INITIAL, **{"output/bias": np.full(2, len(self.steps), np.float32)})
+
+    def _check(self, canvas):
+        if canvas.name in self._broken:
+            raise SlideError(canvas.name, "block 7 cannot be decoded")
+
+
+class FakeCanvas:
+    def __init__(self, name):
+        self.name, self.closed = name, 0
+
+    def close(self):
+        self.closed += 1
+
+
+class FakeSource:
+    """Slides in an endless fixed order, all of which can be opened."""
+
+    def __init__(self, prefix, count):
+        self.records = tuple(Record(prefix + str(i), prefix + str(i), i % 2) for i in range(count))
+        self.failed, self.opened = {}, []
+
+    def __len__(self):
+        return len(self.records)
+
+    def fail(self, error):
+        self.failed[error.slide] = error.reason
+        return "{}; skipped".format(error)
+
+    def canvases(self, records, report):
+        for record in records:
+            if len(self.failed) == len(self.records):
+                raise TrainingError("none of the {} slides can be read".format(len(self)))
+            if record.slide_id not in self.failed:
+                self.opened.append(FakeCanvas(record.slide_id))
+                yield record, self.opened[-1]
+
+
+class Optimiser:
+    learning_rate = 0.125
+
+
+@pytest.fixture
+def train_with(slide_set, tmp_path, monkeypatch):
+    """A function (engine, *overrides, train=6, val=2) -> (rows, train source, val source); closed canvases are
+    checked."""
+    monkeypatch.setattr(loop, "Sampler", lambda records, seed: (record for _ in range(99) for record in records))
+
+    def run(engine, *overrides, train=6, val=2):
+        config = slide_set.config(tmp_path, *overrides)
+        sources = FakeSource("t", train), FakeSource("v", val) if val else None
+        try:
+            return (Trainer(config, engine, Optimiser(), *sources).run(),) + sources
+        finally:
+            for source in filter(None, sources):
+                assert [canvas.closed for canvas in source.opened] == [1] * len(source.opened)
+
+    return run
+
+
+def read_log(folder):
+    with open(os.path.join(str(folder), "log.csv"), encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_epochs_updates_and_batches(train_with):
+    engine = CountingEngine()
+    rows, _, _ = train_with(engine, "train.epochs=2", "train.updates_per_epoch=2", "train.batch_size=3")
+    assert engine.steps == [["t0", "t1", "t2"], ["t3", "t4", "t5"]] * 2
+    assert engine.predicted == ["v0", "v1"] * 2
+    assert [(row["epoch"], row["updates"]) for row in rows] == [(1, 2), (2, 4)]
+
+
+def test_log(train_with, tmp_path):
+    engine = CountingEngine(train_losses=[3.0, 1.0, 0.5], val_losses=[0.25, 0.75])
+    rows, _, _ = train_with(engine, "train.epochs=2", "train.updates_per_epoch=2", "train.batch_size=1")
+    logged = read_log(tmp_path)
+    assert tuple(logged[0]) == LOG_COLUMNS
+    for row, line in zip(rows, logged):
+        assert {key: float(value) for key, value in line.items()} == row
+    assert [row["train_loss"] for row in rows] == [2.0, 0.5]
+    assert [row["train_accuracy"] for row in rows] == [1.0, 1.0]
+    assert [row["val_loss"] for row in rows] == [0.5, 0.75]
+    assert [row["val_accuracy"] for row in rows] == [0.5, 0.5]
+    assert [row["learning_rate"] for row in rows] == [0.125] * 2
+    assert all(row["seconds"] >= 0 and row["slides_per_minute"] > 0 for row in rows)
+
+
+def test_without_validation(train_with, tmp_path):
+    engine = CountingEngine(train_losses=[1.0, 0.25, 0.5])
+    train_with(engine, "train.epochs=3", "train.updates_per_epoch=1", val=0)
+    assert [(line["val_loss"], line["val_accuracy"]) for line in read_log(tmp_path)] == [("", "")] * 3
+    assert load_checkpoint(str(tmp_path / "best.npz"), NETWORK)[1]["epoch"] == 2
+
+
+@pytest.mark.parametrize(
+    "losses, best", [([0.9, 0.7, 0.8], 2), ([0.9, 0.8, 0.7], 3), ([0.5, 0.5, 0.6], 1)], ids=["amid", "last", "equal"]
+)
+def test_best_checkpoint_has_the_lowest_validation_loss(train_with, tmp_path, losses, best):
+    """Also where the training loss says otherwise; the last checkpoint and the exported weights are kept beside it."""
+    engine = CountingEngine(train_losses=[0.1, 0.2, 0.3], val_losses=losses)
+    train_with(engine, "train.epochs=3", "train.updates_per_epoch=1", val=1)
+    state, progress = load_checkpoint(str(tmp_path / "best.npz"), NETWORK)
+    assert progress == {"epoch": best, "best_loss": losses[best - 1]}
+    np.testing.assert_array_equal(state["output/bias"], [best, best])
+    assert load_checkpoint(str(tmp_path / "last.npz"), NETWORK)[1] == {"epoch": 3, "best_loss": losses[best - 1]}
+    exported, _ = load_weights(str(tmp_path / "best.h5"), NETWORK)
+    np.testing.assert_array_equal(exported["output/bias"], [best, best])
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_stops_and_names_the_slide(train_with, tmp_path, loss):
+    engine = CountingEngine(train_losses=[1.0, 1.0, loss])
+    with pytest.raises(TrainingError, match="the loss of slide t2 is {}; lower train.learning_rate".format(loss)):
+        train_with(engine, "train.epochs=3", "train.updates_per_epoch=2", "train.batch_size=1")
+    assert load_checkpoint(str(tmp_path / "last.npz"), NETWORK)[1]["epoch"] == 1
+    assert len(read_log(tmp_path)) == 1
+
+
+def test_a_slide_that_breaks_in_a_step_is_replaced_by_the_next(train_with, capsys):
+    engine = CountingEngine(broken=["t1"])
+    _, source, _ = train_with(
+        engine, "train.epochs=1", "train.updates_per_epoch=5", "train.batch_size=2", "data.max_failed_share=0.5"
+    )
+    assert engine.steps == [["t0", "t2"], ["t3", "t4"], ["t5", "t0"], ["t2", "t3"], ["t4", "t5"]]
+    assert [canvas.name for canvas in source.opened].count("t1") == 1
+    output = capsys.readouterr().out
+    assert output.count("slide t1: block 7 cannot be decoded") == 1
+    assert "finished without 1 unreadable slides: t1" in output
+
+
+def test_a_batch_that_holds_a_broken_slide_twice(train_with):
+    engine = CountingEngine(broken=["t0"])
+    train_with(
+        engine, "train.epochs=1", "train.updates_per_epoch=2", "train.batch_size=3", "data.max_failed_share=1", train=2
+    )
+    assert engine.steps == [["t1"] * 3] * 2
+
+
+def test_a_slide_that_breaks_in_validation_is_left_out(train_with, tmp_path):
+    engine = CountingEngine(val_losses=[0.5], broken=["v0"])
+    _, _, source = train_with(engine, "train.epochs=2", "train.updates_per_epoch=1", "data.max_failed_share=0.5")
+    assert engine.predicted == ["v1", "v1"]
+    assert [canvas.name for canvas in source.opened] == ["v0", "v1", "v1"]
+    assert [float(line["val_loss"]) for line in read_log(tmp_path)] == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("share, fails", [(0.24, True), (0.25, False)])
+def test_more_failures_than_the_set_share_end_with_an_error(train_with, tmp_path, share, fails):
+    """Two of eight slides fail, one in either list. Training goes on to its end, and its results are there."""
+    engine = CountingEngine(broken=["t4", "v1"])
+    settings = "train.epochs=1", "train.updates_per_epoch=3", "data.max_failed_share={}".format(share)
+    if fails:
+        with pytest.raises(TrainingError, match=r"2 of 8 slides could not be read \(t4, v1\), more than the share"):
+            train_with(engine, *settings)
+    else:
+        train_with(engine, *settings)
+    assert len(engine.steps) == 3
+    assert os.path.exists(str(tmp_path / "best.npz"))
+
+
+def test_all_slides_break(train_with):
+    engine = CountingEngine(broken=["t0", "t1"])
+    with pytest.raises(TrainingError, match="none of the 2 slides can be read"):
+        train_with(engine, train=2)

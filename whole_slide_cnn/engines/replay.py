@@ -1,0 +1,129 @@
+"""Replays a forward and backward pass buffer by buffer, to know its peak memory without running it."""
+
+from collections import Counter
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+from whole_slide_cnn.models.trace import Step
+
+# Operations whose output can take over the memory of an input that nobody else needs.
+_IN_PLACE = ("bias", "relu", "add", "multiply", "sum")
+# What an operation's gradient reads: its inputs, its output.
+_KEEPS_INPUT = ("conv", "pool", "multiply")
+_KEEPS_OUTPUT = ("relu", "pool")
+
+
+class Operation(NamedTuple):
+    """One operation of the replay: what it reads and writes, and what it needs while it runs (in elements)."""
+
+    reads: Tuple[str, ...]
+    writes: Optional[str]
+    elements: int
+    in_place: bool
+    workspace: int
+
+
+def peak_elements(steps: Sequence[Step], training: bool, unrolls: bool) -> int:
+    """Most elements that are alive at once.
+
+    Args:
+        steps: the forward pass.
+        training: whether the backward pass follows.
+        unrolls: whether the gradients of a convolution unroll its input into a matrix of patches, as TensorFlow's own
+            CPU kernels do; oneDNN and cuDNN do not.
+    """
+    operations = [
+        Operation(tuple(_output(at) for at in step.inputs), _output(i), step.elements, step.kind in _IN_PLACE, 0)
+        for i, step in enumerate(steps)
+    ]
+    if training:
+        operations += _backward(steps, unrolls)
+    return _replay(operations, _output(len(steps) - 1))
+
+
+def _output(position: int) -> str:
+    return "output {}".format(position)
+
+
+def _gradient(position: int) -> str:
+    return "gradient {}".format(position)
+
+
+def _backward(steps: Sequence[Step], unrolls: bool) -> List[Operation]:
+    """Gradients in reverse order; a tensor read twice has its gradients added."""
+    last = len(steps) - 1
+    operations = [Operation((), _gradient(last), steps[last].elements, False, 0)]
+    parts: Dict[int, int] = Counter()
+    needed = _needs_gradient(steps)
+    for i in range(last, -1, -1):
+        step = steps[i]
+        kept = tuple(_output(at) for at in step.inputs) if step.kind in _KEEPS_INPUT else ()
+        kept += (_output(i),) if step.kind in _KEEPS_OUTPUT else ()
+        workspace = _workspace(steps, step, unrolls)
+        targets = [at for at in step.inputs if at >= 0 and needed[at]]
+        if not targets:
+            operations.append(Operation((_gradient(i),) + kept, None, 0, False, workspace))
+        for at in targets:
+            name = _gradient(at) if not parts[at] else _gradient(at) + " more"
+            elements = steps[at].elements
+            in_place = step.kind in _IN_PLACE
+            operations.append(Operation((_gradient(i),) + kept, name, elements, in_place, workspace))
+            if parts[at]:
+                operations.append(Operation((_gradient(at), name), _gradient(at) + " sum", elements, True, 0))
+                operations.append(Operation((_gradient(at) + " sum",), _gradient(at), elements, True, 0))
+            parts[at] += 1
+    return operations
+
+
+def _needs_gradient(steps: Sequence[Step]) -> List[bool]:
+    """Whether there is anything to train before or at a step."""
+    needed: List[bool] = []
+    for step in steps:
+        trains = step.kind in ("conv", "bias", "add", "multiply")
+        needed.append(trains or any(at >= 0 and needed[at] for at in step.inputs))
+    return needed
+
+
+def _workspace(steps: Sequence[Step], step: Step, unrolls: bool) -> int:
+    if step.kind == "multiply":
+        return step.elements  # gradient times input, before it is summed to a scalar
+    if step.kind == "conv" and unrolls:
+        patches = step.shape[0] * step.shape[1] * step.kernel**2 * step.channels_in
+        at = step.inputs[0]
+        image = at < 0 or (steps[at].kind == "pad" and steps[at].inputs[0] < 0)
+        return patches * (1 if image else 2)  # the input's gradient and the filter's run side by side
+    return 0
+
+
+def _replay(operations: Sequence[Operation], result: str) -> int:
+    """Peak of live elements; a buffer lives from its writer to its last reader, under all names it goes by."""
+    readers = Counter(name for operation in operations for name in operation.reads)
+    readers[result] += 1
+    buffer_of: Dict[str, int] = {}
+    names: Counter = Counter()  # buffer -> names that still have readers
+    size: Dict[int, int] = {}
+    live = peak = 0
+    for number, operation in enumerate(operations):
+        reused = None
+        if operation.in_place and operation.writes is not None:
+            for name in operation.reads:
+                buffer = buffer_of.get(name)
+                free = buffer is not None and readers[name] == 1 and names[buffer] == 1
+                if free and size[buffer] == operation.elements:
+                    reused = buffer
+                    break
+        if operation.writes is not None:
+            buffer = reused if reused is not None else number
+            if reused is None:
+                size[buffer] = operation.elements
+                live += operation.elements
+            buffer_of[operation.writes] = buffer
+            names[buffer] += 1
+        peak = max(peak, live + operation.workspace)
+        for name in operation.reads:
+            readers[name] -= 1
+            if readers[name] == 0 and name in buffer_of:
+                buffer = buffer_of.pop(name)
+                names[buffer] -= 1
+                if names[buffer] == 0:
+                    live -= size.pop(buffer)
+    return peak
