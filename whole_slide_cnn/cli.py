@@ -1,5 +1,7 @@
 """What all commands share: one clear sentence for a user's mistake, an exit code, no traceback."""
 
+import logging
+import os
 import sys
 import warnings
 
@@ -15,6 +17,7 @@ def run_command(main, arguments=None):
     Errors of :class:`WholeSlideError` become ``error: <sentence>`` on standard error and exit code 2.
     """
     warnings.showwarning = _show_warning
+    _quiet_tensorflow()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal without Unicode shall not break a run over a unit's sign
             stream.reconfigure(errors="backslashreplace")
@@ -27,6 +30,12 @@ def run_command(main, arguments=None):
         print("interrupted", file=sys.stderr)
         code = EXIT_INTERRUPTED
     sys.exit(code or 0)
+
+
+def _quiet_tensorflow():
+    """TensorFlow's notices at its start and its deprecation warnings hide what a command says; its errors stay."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None):

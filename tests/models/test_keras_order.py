@@ -48,7 +48,7 @@ def test_every_variable_is_in_the_order_once(backbone):
 
 
 @pytest.mark.skipif(not GOLDENS, reason="the reference goldens of ../shared/data are not here")
-@pytest.mark.parametrize("path", GOLDENS, ids=os.path.basename)
+@pytest.mark.parametrize("path", GOLDENS, ids=[os.path.basename(path) for path in GOLDENS])
 def test_the_order_is_that_of_the_published_implementation(path):
     with open(path, encoding="utf-8") as stream:
         golden = json.load(stream)

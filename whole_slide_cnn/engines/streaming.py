@@ -59,7 +59,7 @@ class StreamingEngine(Engine):
         self._cells = geometry.cells_of(self._trunk, Size(*canvas_size))
         stride = geometry.field_of(self._trunk, canvas_size[0]).stride
         self._side = max(1, window // stride)
-        self._bucket = max(1, self._side // 8)
+        self._bucket = max(1, self._side // 4)
         self._blank = BlankCanvas(self._trunk, Size(*canvas_size))
         for largest in largest_windows(self._trunk, Size(*canvas_size), window):
             check_tensor_sizes(trace_window(self._trunk, largest))

@@ -2,6 +2,7 @@
 
 import os
 import re
+import zipfile
 from dataclasses import dataclass
 from typing import Dict, Tuple
 
@@ -120,18 +121,29 @@ def read_arrays(path: str) -> Weights:
         if kind == "h5":
             return _read_h5(path)
         if kind == "npz":
-            # opened here, because NumPy leaves the file open when it is broken
-            with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-                return {
-                    name: arrays[name]
-                    for name in arrays.files
-                    if name != METADATA_KEY and not name.startswith(OPTIMISER_PREFIX)
-                }
+            return {
+                name: array
+                for name, array in read_npz(path).items()
+                if name != METADATA_KEY and not name.startswith(OPTIMISER_PREFIX)
+            }
         from safetensors.numpy import load_file
 
         return dict(load_file(path))
     except Exception as error:  # a broken file makes h5py, zipfile and NumPy raise almost anything
         raise WeightsError("weight file {} cannot be read: {}".format(path, error)) from error
+
+
+def read_npz(path: str) -> Weights:
+    """All arrays of an ``.npz`` file; one that is broken raises almost anything.
+
+    (``np.load`` would leave a broken file open, and old versions print a traceback about it.)
+    """
+    arrays = {}
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            with archive.open(name) as stream:
+                arrays[os.path.splitext(name)[0]] = np.lib.format.read_array(stream, allow_pickle=False)
+    return arrays
 
 
 def is_torchvision(network: Network) -> bool:

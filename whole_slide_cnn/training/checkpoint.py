@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import zipfile
 from typing import Any, Dict, Tuple
 
 import numpy as np
@@ -11,7 +10,7 @@ import numpy as np
 from whole_slide_cnn.errors import WeightsError
 from whole_slide_cnn.files import replacing
 from whole_slide_cnn.models.network import Network
-from whole_slide_cnn.models.weights import METADATA_KEY
+from whole_slide_cnn.models.weights import METADATA_KEY, read_npz
 
 # What decides whether weights fit. Pooling and activation have no weights, but change what a model means.
 _IDENTITY = ("backbone", "pooling", "activation", "classes")
@@ -38,12 +37,10 @@ def load_checkpoint(path: str, network: Network) -> Tuple[Dict[str, np.ndarray],
     if not os.path.isfile(path):
         raise WeightsError("checkpoint {} does not exist; train first, or name another one".format(path))
     try:
-        # opened here, because np.load leaves a broken file open
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            metadata = json.loads(str(arrays[METADATA_KEY]))
-            found, progress = dict(metadata["network"]), metadata["progress"]
-            state = {name: arrays[name] for name in arrays.files if name != METADATA_KEY}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        state = read_npz(path)
+        metadata = json.loads(str(state.pop(METADATA_KEY)))
+        found, progress = dict(metadata["network"]), metadata["progress"]
+    except Exception as error:  # a broken file makes zipfile and NumPy raise almost anything
         raise WeightsError("{} is not a checkpoint of this program, or is broken ({})".format(path, error)) from error
     wanted = dataclasses.asdict(network)
     different = [

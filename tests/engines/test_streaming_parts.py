@@ -1,0 +1,155 @@
+"""The parts of the streaming engine: cover, blank canvas, and what it leaves out."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from whole_slide_cnn.engines.blank import BlankCanvas
+from whole_slide_cnn.engines.cover import blank_cells, grid_cover, shrink
+from whole_slide_cnn.engines.streaming import StreamingEngine
+from whole_slide_cnn.errors import SlideError
+from whole_slide_cnn.models import geometry
+from whole_slide_cnn.models.network import Network
+from whole_slide_cnn.models.resnet import TRUNKS
+from whole_slide_cnn.sizes import Size, Window
+from whole_slide_cnn.slides.canvas import ArrayCanvas
+
+TINY = TRUNKS["tiny"]()
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.integers(1, 40),
+    st.integers(1, 40),
+    st.integers(1, 15),
+    st.integers(1, 5),
+    st.integers(0, 2**31),
+    st.floats(0, 1),
+)
+def test_a_cover_is_disjoint_bounded_and_complete(height, width, side, bucket, seed, share):
+    wanted = np.random.RandomState(seed).rand(height, width) < share
+    times = np.zeros(wanted.shape, int)
+    for window in grid_cover(wanted, side, bucket):
+        assert 1 <= window.height <= side and 1 <= window.width <= side
+        assert window.top >= 0 and window.left >= 0 and window.bottom <= height and window.right <= width
+        assert wanted[window.top : window.bottom, window.left : window.right].any()
+        times[window.top : window.bottom, window.left : window.right] += 1
+    assert times.max(initial=0) <= 1
+    assert times[wanted].all()
+
+
+def test_shrinking_rounds_up_to_the_bucket_where_there_is_room():
+    mask = np.zeros((10, 7), bool)
+    mask[4, 6] = True
+    assert shrink(mask, 4) == Window(4, 3, 4, 4)
+    assert shrink(mask, 20) == Window(0, 0, 10, 7)
+    assert shrink(np.zeros((3, 3), bool), 2) is None
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(100, 500), st.integers(100, 500), st.integers(0, 2**31))
+def test_blank_cells_see_no_colour(height, width, seed):
+    random = np.random.RandomState(seed)
+    image = np.full((height, width, 3), 255, np.uint8)
+    for _ in range(2):
+        image[random.randint(height), random.randint(width)] = 0
+    found = blank_cells(TINY, Size(height, width), ArrayCanvas(image).blank_blocks())
+    fields = [geometry.field_of(TINY, side) for side in (height, width)]
+    for row, column in zip(*np.nonzero(found)):
+        ranges = [f.of(geometry.Range(i, i + 1)) for f, i in zip(fields, (row, column))]
+        rows, columns = (slice(max(0, r.start), r.stop) for r in ranges)
+        assert (image[rows, columns] == 255).all()
+
+
+@pytest.mark.parametrize("backbone", sorted(TRUNKS))
+@pytest.mark.parametrize("sides", [(3001, 2000), (21500, 640), (75000, 1)])
+def test_the_blank_canvas_has_the_clipped_distances_of_the_large_one(backbone, sides):
+    trunk, canvas = TRUNKS[backbone](), Size(*sides)
+    small = BlankCanvas(trunk, canvas)
+    cells = geometry.cells_of(trunk, canvas)
+    mask = np.zeros(cells, bool)
+    columns = sorted({0, cells.width // 2, cells.width - 1})
+    mask[:, columns] = True
+    kinds = small.kinds_of(mask)
+    assert kinds.counts.sum() == mask.sum()
+    field = geometry.field_of(trunk, canvas.height)
+    seen = {}
+    for row in range(cells.height):
+        kind_row = small._rows[row]
+        sides_of = [
+            (field.of(geometry.Range(i, i + 1)), side)
+            for i, side in ((row, canvas.height), (int(kind_row), small.size.height))
+        ]
+        clipped = [(max(0, -r.start), max(0, r.stop - side)) for r, side in sides_of]
+        assert clipped[0] == clipped[1]
+        seen.setdefault(kind_row, row)
+    flat = {int(kind): int(first) for kind, first in zip(kinds.kinds, kinds.first)}
+    for kind_row, row in seen.items():
+        kind = int(kind_row) * small.cells.width + int(small._columns[columns[0]])
+        assert flat[kind] == row * cells.width + columns[0]
+
+
+class CountingCanvas(ArrayCanvas):
+    """Counts windows read, and breaks when told to."""
+
+    reads = 0
+    broken = False
+
+    def _read(self, window):
+        self.reads += 1
+        if self.broken:
+            raise SlideError(self.name, "cannot be read")
+        return super()._read(window)
+
+
+def _engine(pooling, size, window):
+    engine = StreamingEngine(Network("tiny", pooling, "softmax", 2), size, "float64", window=window)
+    engine.load_state(engine.network.initial_weights(0))
+    return engine
+
+
+def test_blank_area_is_never_read_and_windows_without_gradient_are_not_computed_again():
+    image = np.full((960, 960, 3), 255, np.uint8)
+    image[100:140, 100:140] = np.random.RandomState(0).randint(0, 256, (40, 40, 3))
+    with _engine("gmp", Size(960, 960), 128) as engine:
+        canvas = CountingCanvas(image)
+        blocks = canvas.blank_blocks()
+        canvas.reads = 0
+        canvas.set_blank_blocks(blocks)
+        windows = len(engine.cover(canvas).windows)
+        assert windows < 9  # of 64
+        engine.predict(canvas)
+        assert canvas.reads == windows
+        engine.gradients([canvas], [1])
+        assert canvas.reads <= 3 * windows
+        white = CountingCanvas(np.full((960, 960, 3), 255, np.uint8))
+        white.blank_blocks()
+        white.reads = 0
+        engine.gradients([white], [0])
+        assert white.reads == 0
+
+
+@pytest.mark.parametrize("pooling", ["gmp", "gap"])
+def test_a_slide_that_breaks_leaves_nothing_behind(pooling):
+    random = np.random.RandomState(1)
+    first, second = (ArrayCanvas(random.randint(0, 256, (200, 320, 3)).astype(np.uint8)) for _ in range(2))
+    with _engine(pooling, Size(200, 320), 96) as engine:
+        expected = engine.gradients([first], [1])[1]
+        broken = CountingCanvas(second._array, "broken")
+        broken.blank_blocks()
+        broken.broken = True
+        with pytest.raises(SlideError, match="broken"):
+            engine.gradients([first, broken], [1, 0])
+        again = engine.gradients([first], [1])[1]
+        for name, value in expected.items():
+            np.testing.assert_array_equal(again[name], value)
+
+
+def test_a_nan_is_not_lost_among_windows():
+    image = np.random.RandomState(2).randint(0, 256, (320, 320, 3)).astype(np.uint8)
+    with _engine("gmp", Size(320, 320), 96) as engine:
+        weights = engine.weights()
+        weights["conv5_block1_2_conv/bias"] = weights["conv5_block1_2_conv/bias"] * np.nan
+        engine.load_state(weights)
+        assert np.isnan(engine.predict(ArrayCanvas(image), 1).loss)
