@@ -6,7 +6,6 @@ import resource
 import numpy as np
 import pytest
 
-from whole_slide_cnn import demo
 from whole_slide_cnn import test as scoring
 from whole_slide_cnn import train as training
 
@@ -251,15 +250,7 @@ def test_direct_refuses_a_canvas_of_the_papers_size_before_it_allocates(train, m
         assert "21500" not in sentence and "of shape (1, " in sentence and "2^31 or more" in sentence
 
 
-# The demo
-
-
-def test_demo_leaves_other_peoples_folders_alone(call, tmp_path):
-    (tmp_path / "results").mkdir()
-    (tmp_path / "results" / "mine.txt").write_text("years of work", encoding="utf-8")
-    sentence = call(demo.main, "--output", tmp_path).sentence()
-    assert sentence == "{} is not empty and holds no earlier demo; name a new folder".format(tmp_path)
-    assert os.listdir(str(tmp_path)) == ["results"]
+# Settings
 
 
 def test_a_loss_that_is_no_number(train):

@@ -146,9 +146,10 @@ def test_a_slide_that_breaks_leaves_nothing_behind(pooling):
             np.testing.assert_array_equal(again[name], value)
 
 
-def test_a_nan_is_not_lost_among_windows():
+@pytest.mark.parametrize("pooling", ["gmp", "gap"])
+def test_weights_that_are_not_a_number_are_seen_in_the_loss(pooling):
     image = np.random.RandomState(2).randint(0, 256, (320, 320, 3)).astype(np.uint8)
-    with _engine("gmp", Size(320, 320), 96) as engine:
+    with _engine(pooling, Size(320, 320), 96) as engine:
         weights = engine.weights()
         weights["conv5_block1_2_conv/bias"] = weights["conv5_block1_2_conv/bias"] * np.nan
         engine.load_state(weights)

@@ -265,3 +265,11 @@ def test_bfloat16_computes_what_float32_does_to_its_precision():
     # gradients differ by more than rounding, which also flips ReLUs and pools
     for full, half, bound in zip(found["float32"], found["bfloat16"], (0.02, 0.02, 0.12)):
         assert 1e-4 < np.linalg.norm(full - half) / np.linalg.norm(full) < bound
+
+
+def test_a_cell_that_is_not_a_number_reaches_the_pooled_value_of_its_channel_only():
+    cells = np.arange(12.0).reshape(1, 3, 2, 2)
+    cells[0, 1, 0, 1] = np.nan
+    with tf.Graph().as_default(), tf.Session() as session:
+        values, _ = session.run(build.pool_maximum(tf.constant(cells), tf.float64))
+    assert values[0] == 10.0 and np.isnan(values[1])

@@ -164,7 +164,8 @@ class StreamingEngine(Engine):
         values, positions, owner, cell = candidates[0]
         owner, cell = np.full(values.shape, owner), np.array(cell, np.int64)
         for other, other_positions, index, cells in candidates[1:]:
-            better = (other > values) | ((other == values) & (other_positions < positions))
+            with np.errstate(invalid="ignore"):
+                better = (other > values) | ((other == values) & (other_positions < positions))
             better |= np.isnan(other)  # so that it is seen in the loss
             values = np.where(better, other, values)
             positions = np.where(better, other_positions, positions)

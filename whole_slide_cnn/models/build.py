@@ -159,7 +159,8 @@ def pool_maximum(embedding: tf.Tensor, dtype: tf.DType):
     first = tf.reduce_min(tf.where(at_maximum, _column(cells, flat), tf.fill(tf.shape(flat), cells - 1)), axis=0)
     first = tf.stop_gradient(first)
     values = tf.gather_nd(flat, tf.stack([first, tf.range(channels)], axis=1))
-    return values, first
+    # maxima skip cells that are not a number on some machines; such a cell must reach the loss
+    return values + tf.stop_gradient(0.0 * tf.reduce_sum(flat, axis=0)), first
 
 
 def _column(cells: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
