@@ -36,6 +36,7 @@ def make_engine(config: TrainConfig, network: Network, optimiser=None, report=pr
 
     Raises:
         MemoryBudgetError: the run needs more memory than it may use.
+        WeightsError: the file of initial weights cannot be used.
     """
     options = {"window": config.streaming.window} if config.engine == "streaming" else {}
     plan = engine_memory(
@@ -43,12 +44,12 @@ def make_engine(config: TrainConfig, network: Network, optimiser=None, report=pr
     )
     report(plan.sentence())
     check_memory(plan, config.memory_gb)
-    engine = ENGINES[config.engine](network, config.data.canvas, config.model.compute, optimiser, **options)
     weights = network.initial_weights(config.seed)
     if optimiser is not None and config.model.weights is not None:
         loaded, summary = load_weights(config.model.weights, network)
         report("weights from {}: {}".format(config.model.weights, summary))
         weights.update(loaded)
+    engine = ENGINES[config.engine](network, config.data.canvas, config.model.compute, optimiser, **options)
     engine.load_state(weights)
     return engine
 
