@@ -213,8 +213,8 @@ def keep_freed_memory_small():
     """Ask the C library to give blocks of 4 MiB and more back to the system when they are freed.
 
     By default glibc raises that limit to 32 MiB as it goes, keeps what is freed, and fragments it: a run then takes a
-    quarter more memory than its tensors need (docs/measurements.md), and no plan can say how much. Costs a few percent of
-    time on the CPU. Set ``MALLOC_MMAP_THRESHOLD_`` to choose another limit.
+    quarter more memory than its tensors need, and no plan can say how much (docs/measurements.md). Costs a few percent
+    of time on the CPU. Set ``MALLOC_MMAP_THRESHOLD_`` to choose another limit.
     """
     if "MALLOC_MMAP_THRESHOLD_" not in os.environ:
         library = ctypes.CDLL(None)
