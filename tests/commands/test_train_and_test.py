@@ -43,7 +43,8 @@ def test_train_writes_everything(trained):
 
 def test_train_says_nothing_on_standard_error_but_tensorflows_own(trained):
     _, outcome, _ = trained
-    assert "warning:" not in outcome.stderr and "error:" not in outcome.stderr
+    # Ours begin a line; TensorFlow's own notices about a missing GPU hold such words further on.
+    assert not [line for line in outcome.stderr.splitlines() if line.startswith(("warning:", "error:"))]
 
 
 def test_origin_is_stored(trained, slide_set):

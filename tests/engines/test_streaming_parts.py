@@ -6,10 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from whole_slide_cnn.engines.blank import BlankCanvas
-from whole_slide_cnn.engines.cover import blank_cells, grid_cover, shrink
+from whole_slide_cnn.engines.cover import blank_cells, grid_cover
 from whole_slide_cnn.engines.streaming import StreamingEngine
 from whole_slide_cnn.errors import SlideError
 from whole_slide_cnn.models import geometry
+from whole_slide_cnn.models.geometry import Range
 from whole_slide_cnn.models.network import Network
 from whole_slide_cnn.models.resnet import TRUNKS
 from whole_slide_cnn.sizes import Size, Window
@@ -23,14 +24,15 @@ TINY = TRUNKS["tiny"]()
     st.integers(1, 40),
     st.integers(1, 40),
     st.integers(1, 15),
-    st.integers(1, 5),
+    st.integers(0, 12),
     st.integers(0, 2**31),
     st.floats(0, 1),
 )
-def test_a_cover_is_disjoint_bounded_and_complete(height, width, side, bucket, seed, share):
+def test_a_cover_is_disjoint_bounded_and_complete(height, width, side, margin, seed, share):
     wanted = np.random.RandomState(seed).rand(height, width) < share
+    interior = tuple(Range(min(margin, n), max(min(margin, n), n - margin)) for n in wanted.shape)
     times = np.zeros(wanted.shape, int)
-    for window in grid_cover(wanted, side, bucket):
+    for window in grid_cover(wanted, side, interior):
         assert 1 <= window.height <= side and 1 <= window.width <= side
         assert window.top >= 0 and window.left >= 0 and window.bottom <= height and window.right <= width
         assert wanted[window.top : window.bottom, window.left : window.right].any()
@@ -39,12 +41,30 @@ def test_a_cover_is_disjoint_bounded_and_complete(height, width, side, bucket, s
     assert times[wanted].all()
 
 
-def test_shrinking_rounds_up_to_the_bucket_where_there_is_room():
-    mask = np.zeros((10, 7), bool)
-    mask[4, 6] = True
-    assert shrink(mask, 4) == Window(4, 3, 4, 4)
-    assert shrink(mask, 20) == Window(0, 0, 10, 7)
-    assert shrink(np.zeros((3, 3), bool), 2) is None
+def test_wherever_the_tissue_is_windows_have_few_shapes():
+    random = np.random.RandomState(3)
+    canvas, side = Size(1600, 1800), 12
+    cells = geometry.cells_of(TINY, canvas)
+    interior = tuple(geometry.interior_cells(TINY, length) for length in canvas)
+    shapes = set()
+    for _ in range(200):
+        wanted = np.zeros(cells, bool)
+        for _ in range(2):
+            height, width = random.randint(1, 25, 2)
+            top, left = random.randint(0, cells.height - height), random.randint(0, cells.width - width)
+            wanted[top : top + height, left : left + width] = True
+        for window in grid_cover(wanted, side, interior):
+            shapes.add(geometry.window_geometry(TINY, canvas, window).pixels.size)
+    assert len(shapes) <= 25  # per axis: at either border, at neither, and two where a grid reaches across
+
+
+def test_a_grid_away_from_the_borders_has_full_windows():
+    wanted = np.zeros((40, 50), bool)
+    wanted[10, 20:33] = True
+    assert grid_cover(wanted, 8, (Range(3, 37), Range(3, 47))) == [Window(10, 20, 8, 8), Window(10, 28, 8, 8)]
+    wanted[10, 20:33], wanted[39, 0] = False, True
+    assert grid_cover(wanted, 8, (Range(3, 37), Range(3, 47))) == [Window(32, 0, 8, 8)]
+    assert grid_cover(np.zeros((3, 3), bool), 2) == []
 
 
 @settings(deadline=None, max_examples=30)

@@ -222,10 +222,19 @@ def keep_freed_memory_small():
             library.mallopt(_MMAP_THRESHOLD, _LARGE_BLOCK)
 
 
+def has_gpu() -> bool:
+    """Whether TensorFlow will compute on a GPU; told without starting its driver."""
+    return bool(tf.test.is_built_with_cuda()) and os.path.exists("/proc/driver/nvidia")
+
+
 def session_config() -> tf.ConfigProto:
     """Take GPU memory as it is needed, so that what is used can be seen and shared."""
     config = tf.ConfigProto(allow_soft_placement=True)
     config.gpu_options.allow_growth = True
+    if not has_gpu():
+        # Operations one after the other, each on all cores. oneDNN's compiled kernels are kept once per thread that ran
+        # an operation, so with more threads memory would grow for hundreds of steps; and the order of sums is fixed.
+        config.inter_op_parallelism_threads = -1
     return config
 
 

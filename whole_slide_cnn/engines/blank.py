@@ -5,7 +5,7 @@ with the same residues modulo the cell stride pads alike in every layer; with at
 values (design, section 6). Going back, the gradients of all blank cells of a kind are summed onto it.
 """
 
-from typing import NamedTuple, Tuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -71,16 +71,8 @@ def _cell_map(trunk: Trunk, large: int, small: int) -> np.ndarray:
     cells, small_cells = geometry.extents(trunk, large)[-1], geometry.extents(trunk, small)[-1]
     if large == small:
         return np.arange(cells)
-    first, last = _interior(trunk, small)
-    assert first <= last, "a blank canvas of {} px has no interior cell".format(small)
+    first, stop = geometry.interior_cells(trunk, small)
+    assert first < stop, "a blank canvas of {} px has no interior cell".format(small)
     index = np.arange(cells)
     from_end = small_cells - (cells - index)
     return np.where(index < first, index, np.maximum(from_end, first))
-
-
-def _interior(trunk: Trunk, side: int) -> Tuple[int, int]:
-    """First and last cell whose receptive field crosses neither border."""
-    field, cells = geometry.field_of(trunk, side), geometry.extents(trunk, side)[-1]
-    start = np.arange(cells) * field.stride - field.offset
-    inside = np.flatnonzero((start >= 0) & (start + field.size <= side))
-    return (int(inside[0]), int(inside[-1])) if len(inside) else (1, 0)

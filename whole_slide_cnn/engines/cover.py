@@ -1,10 +1,11 @@
 """Which rectangles of cells to compute: all that are not blank, in windows of bounded size."""
 
-from typing import List
+from typing import List, Optional, Tuple
 
 import numpy as np
 
 from whole_slide_cnn.models import geometry
+from whole_slide_cnn.models.geometry import Range
 from whole_slide_cnn.models.layers import Trunk
 from whole_slide_cnn.sizes import Size, Window
 from whole_slide_cnn.slides.canvas import BLANK_BLOCK
@@ -39,25 +40,30 @@ def _block_ranges(field: geometry.Field, cells: int, side: int):
     return first, last
 
 
-def grid_cover(wanted: np.ndarray, side: int, bucket: int = 1) -> List[Window]:
-    """Disjoint rectangles that hold every wanted cell, each at most ``side`` cells high and wide, in raster order.
+def grid_cover(wanted: np.ndarray, side: int, interior: Optional[Tuple[Range, Range]] = None) -> List[Window]:
+    """Disjoint rectangles that hold every wanted cell, ``side`` cells high and wide, in raster order.
 
-    The grid starts at the bounding box of the wanted cells and divides it evenly; each rectangle is then shrunk to the
-    wanted cells inside, up to a multiple of ``bucket`` cells so that few distinct shapes occur.
+    The grid lies over the bounding box of the wanted cells; rectangles without a wanted cell are left out. Where a
+    border of the canvas clips a rectangle's input, the grid starts at that border; so only a few shapes occur, wherever
+    the tissue is. (oneDNN keeps megabytes of compiled kernels for every shape it has met: docs/measurements.md.) Where
+    the grid reaches from border to border, its last row and column are as small as what is left.
+
+    Args:
+        interior: rows and columns of cells whose receptive field crosses no border; all of them where not given.
     """
     box = bounding_box(wanted)
     if box is None:
         return []
+    rows, columns = interior or (Range(0, wanted.shape[0]), Range(0, wanted.shape[1]))
     windows = []
-    for top, bottom in _even_parts(box.top, box.bottom, side):
-        for left, right in _even_parts(box.left, box.right, side):
-            inner = shrink(wanted[top:bottom, left:right], bucket)
-            if inner is not None:
-                windows.append(Window(top + inner.top, left + inner.left, *inner.size))
+    for top, bottom in _parts(_anchor(Range(box.top, box.bottom), wanted.shape[0], rows, side), side):
+        for left, right in _parts(_anchor(Range(box.left, box.right), wanted.shape[1], columns, side), side):
+            if wanted[top:bottom, left:right].any():
+                windows.append(Window.from_bounds(top, left, bottom, right))
     return windows
 
 
-def bounding_box(mask: np.ndarray):
+def bounding_box(mask: np.ndarray) -> Optional[Window]:
     """The smallest window around the true cells of a mask, or None."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):
@@ -65,25 +71,26 @@ def bounding_box(mask: np.ndarray):
     return Window.from_bounds(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
 
 
-def shrink(mask: np.ndarray, bucket: int = 1):
-    """The smallest window around the true cells of a mask whose sides are multiples of ``bucket`` (or the mask's own
-    side), or None where no cell is true."""
-    box = bounding_box(mask)
-    if box is None:
-        return None
-    top, bottom = _round_up(box.top, box.bottom, mask.shape[0], bucket)
-    left, right = _round_up(box.left, box.right, mask.shape[1], bucket)
-    return Window.from_bounds(top, left, bottom, right)
+def _anchor(wanted: Range, cells: int, interior: Range, side: int) -> Range:
+    """Grow a range to a multiple of ``side``: away from the border that clips it, else inside the interior; to all
+    cells where there is no room."""
+    length = _round_up(wanted.stop - wanted.start, side)
+    if wanted.start < interior.start:
+        grown = Range(0, _round_up(wanted.stop, side))
+        fits = grown.stop <= interior.stop
+    elif wanted.stop > interior.stop:
+        grown = Range(cells - _round_up(cells - wanted.start, side), cells)
+        fits = grown.start >= interior.start
+    else:
+        start = min(wanted.start, interior.stop - length)
+        grown = Range(start, start + length)
+        fits = start >= interior.start
+    return grown if fits else Range(0, cells)
 
 
-def _even_parts(start: int, stop: int, most: int):
-    parts = -(-(stop - start) // most)
-    bounds = [start + (stop - start) * part // parts for part in range(parts + 1)]
-    return list(zip(bounds[:-1], bounds[1:]))
+def _parts(whole: Range, side: int) -> List[Range]:
+    return [Range(start, min(start + side, whole.stop)) for start in range(whole.start, whole.stop, side)]
 
 
-def _round_up(start: int, stop: int, side: int, bucket: int):
-    """Grow a range to a multiple of ``bucket`` within ``[0, side)`` where there is room."""
-    length = min(-(-(stop - start) // bucket) * bucket, side)
-    start = min(start, side - length)
-    return start, start + length
+def _round_up(length: int, multiple: int) -> int:
+    return -(-length // multiple) * multiple

@@ -12,6 +12,7 @@ from typing import Optional, Sequence, Tuple
 import numpy as np
 import tensorflow.compat.v1 as tf
 
+from whole_slide_cnn.engines.base import has_gpu
 from whole_slide_cnn.engines.replay import peak_elements
 from whole_slide_cnn.engines.streaming import DEFAULT_WINDOW, largest_windows
 from whole_slide_cnn.errors import MemoryBudgetError
@@ -130,7 +131,7 @@ def _weight_bytes(network: Network, compute: str, training: bool) -> int:
 def unrolls_patches(compute: str) -> bool:
     """Whether TensorFlow's convolution gradients on this machine unroll their input into patches: its own CPU kernels
     do, oneDNN (TensorFlow 2, not in float64) and cuDNN do not."""
-    if tf.test.is_built_with_cuda() and os.path.exists("/proc/driver/nvidia"):
+    if has_gpu():
         return False
     has_onednn = int(tf.__version__.split(".")[0]) >= 2 and os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1") != "0"
     return compute == "float64" or not has_onednn

@@ -12,7 +12,7 @@ import tensorflow.compat.v1 as tf
 
 from whole_slide_cnn.engines.base import Engine, Prediction
 from whole_slide_cnn.engines.blank import BlankCanvas, BlankKinds
-from whole_slide_cnn.engines.cover import blank_cells, grid_cover, shrink
+from whole_slide_cnn.engines.cover import blank_cells, grid_cover
 from whole_slide_cnn.models import build, geometry
 from whole_slide_cnn.models.layers import Relu
 from whole_slide_cnn.models.trace import check_tensor_sizes, trace_window
@@ -57,9 +57,8 @@ class StreamingEngine(Engine):
         self._trunk = network.trunk
         assert isinstance(self._trunk[-1], Relu)  # so a maximum of zero passes no gradient
         self._cells = geometry.cells_of(self._trunk, Size(*canvas_size))
-        stride = geometry.field_of(self._trunk, canvas_size[0]).stride
-        self._side = max(1, window // stride)
-        self._bucket = max(1, self._side // 4)
+        self._side = window_side(self._trunk, canvas_size[0], window)
+        self._interior = tuple(geometry.interior_cells(self._trunk, side) for side in canvas_size)
         self._blank = BlankCanvas(self._trunk, Size(*canvas_size))
         for largest in largest_windows(self._trunk, Size(*canvas_size), window):
             check_tensor_sizes(trace_window(self._trunk, largest))
@@ -122,7 +121,7 @@ class StreamingEngine(Engine):
         blank = blank_cells(self._trunk, self.canvas_size, canvas.blank_blocks())
         choices = []
         for wanted in (~blank, np.ones_like(blank)):
-            windows = grid_cover(wanted, self._side, self._bucket)
+            windows = grid_cover(wanted, self._side, self._interior)
             left = np.ones_like(blank)
             for window in windows:
                 left[_slices(window)] = False
@@ -175,21 +174,18 @@ class StreamingEngine(Engine):
     # Going back.
 
     def _backward_maximum(self, canvas: Canvas, cover: Cover, pooled: Pooled, gradient: np.ndarray):
-        """Compute again only the windows that hold a maximum with gradient, shrunk to those cells."""
+        """Compute again only the windows that hold a maximum with gradient."""
         active = (gradient != 0) & (pooled.values > 0)
-        jobs = []
-        for index, window in enumerate(cover.windows):
-            channels = np.flatnonzero(active & (pooled.owner == index))
-            if not len(channels):
-                continue
-            rows, columns = pooled.cell[channels] // window.width, pooled.cell[channels] % window.width
-            mask = np.zeros(window.size, bool)
-            mask[rows, columns] = True
-            part = shrink(mask, self._bucket)
-            values = np.zeros((1,) + part.size + gradient.shape, gradient.dtype)
-            values[0, rows - part.top, columns - part.left, channels] = gradient[channels]
-            jobs.append((Window(window.top + part.top, window.left + part.left, *part.size), values))
-        self._run_backward(canvas, jobs)
+
+        def jobs():  # one by one: a window's gradient is as large as its embedding map
+            for index, window in enumerate(cover.windows):
+                channels = np.flatnonzero(active & (pooled.owner == index))
+                if len(channels):
+                    values = np.zeros((window.height * window.width,) + gradient.shape, gradient.dtype)
+                    values[pooled.cell[channels], channels] = gradient[channels]
+                    yield window, values.reshape((1,) + window.size + gradient.shape)
+
+        self._run_backward(canvas, jobs())
         channels = np.flatnonzero(active & (pooled.owner == -1))
         if len(channels):
             self._blank_gradient(canvas)[pooled.cell[channels], channels] += gradient[channels]
@@ -275,10 +271,15 @@ class StreamingEngine(Engine):
                 coming.exception() if not coming.cancelled() else None
 
 
+def window_side(trunk, extent: int, window: int) -> int:
+    """Side of the core of a full window in cells."""
+    return max(1, window // geometry.field_of(trunk, extent).stride)
+
+
 def largest_windows(trunk, canvas: Size, window: int) -> List[geometry.WindowGeometry]:
     """The windows that can take most memory: a full one amid the canvas, one in its corner, and the blank canvas."""
     cells = geometry.cells_of(trunk, canvas)
-    side = max(1, window // geometry.field_of(trunk, canvas.height).stride)
+    side = window_side(trunk, canvas.height, window)
     size = Size(min(side, cells.height), min(side, cells.width))
     amid = Window((cells.height - size.height) // 2, (cells.width - size.width) // 2, *size)
     blank = BlankCanvas(trunk, canvas)

@@ -92,6 +92,14 @@ def field_of(trunk: Trunk, extent: int) -> Field:
     return Field(size, stride, offset)
 
 
+def interior_cells(trunk: Trunk, extent: int) -> Range:
+    """Cells along an axis whose receptive field crosses neither border; an empty range at the end where none is."""
+    field, cells = field_of(trunk, extent), extents(trunk, extent)[-1]
+    first = -(-field.offset // field.stride)
+    stop = (extent - field.size + field.offset) // field.stride + 1
+    return Range(first, min(stop, cells)) if first < min(stop, cells) else Range(cells, cells)
+
+
 @dataclass(frozen=True)
 class AxisGeometry:
     """What one axis of a window needs: its input range, padding by layer, and crops by residual block and branch.
