@@ -123,9 +123,10 @@ def _pass_bytes(steps: Sequence[Step], pixels: Size, compute: str, training: boo
 
 def _weight_bytes(network: Network, compute: str, training: bool) -> int:
     """Weights with what training keeps beside each: its summed gradient and Adam's two moments; while a step runs also
-    the kernel with the normalisation folded in, and the gradient of one window."""
+    the kernel with the normalisation folded in and, with oneDNN, the kernel in an order of its own."""
     values = sum(int(np.prod(spec.shape)) for spec in network.variables)
-    return values * _HEAD_BYTES[compute] * (6 if training else 2)
+    kept = 5 if training else 2
+    return values * _HEAD_BYTES[compute] * (kept + (training and not unrolls_patches(compute)))
 
 
 def unrolls_patches(compute: str) -> bool:

@@ -58,7 +58,7 @@ def _backward(steps: Sequence[Step], unrolls: bool) -> List[Operation]:
         step = steps[i]
         kept = tuple(_output(at) for at in step.inputs) if step.kind in _KEEPS_INPUT else ()
         kept += (_output(i),) if step.kind in _KEEPS_OUTPUT else ()
-        workspace = _workspace(steps, step, unrolls)
+        workspace = _workspace(step, unrolls)
         targets = [at for at in step.inputs if at >= 0 and needed[at]]
         if not targets:
             operations.append(Operation((_gradient(i),) + kept, None, 0, False, workspace))
@@ -83,14 +83,12 @@ def _needs_gradient(steps: Sequence[Step]) -> List[bool]:
     return needed
 
 
-def _workspace(steps: Sequence[Step], step: Step, unrolls: bool) -> int:
+def _workspace(step: Step, unrolls: bool) -> int:
     if step.kind == "multiply":
         return step.elements  # gradient times input, before it is summed to a scalar
     if step.kind == "conv" and unrolls:
-        patches = step.shape[0] * step.shape[1] * step.kernel**2 * step.channels_in
-        at = step.inputs[0]
-        image = at < 0 or (steps[at].kind == "pad" and steps[at].inputs[0] < 0)
-        return patches * (1 if image else 2)  # the input's gradient and the filter's run side by side
+        # for the input's gradient, then for the filter's: operations run one after the other
+        return step.shape[0] * step.shape[1] * step.kernel**2 * step.channels_in
     return 0
 
 
