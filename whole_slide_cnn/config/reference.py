@@ -200,18 +200,22 @@ def _left_open(values: Dict[str, Any]) -> Dict[str, Any]:
 
 
 _SCHEDULE = {"REDUCE_LR_FACTOR": "train.reduce_factor", "REDUCE_LR_PATIENCE": "train.reduce_patience"}
-_WITHOUT_KEY = {"train.lr_scaling": "none"}  # the reference takes its rate as it is, however many processes there are
+# The reference takes its rate as it is, however many processes there are, and always augments.
+_WITHOUT_KEY = {"train.lr_scaling": "none", "augment.preset": "reference_2021"}
+_ON_PLATEAU = {"train.on_plateau": "rollback"}
 
 
 def _schedule(values: Dict[str, Any]) -> Dict[str, Any]:
-    """When the learning rate falls."""
+    """How the learning rate falls, and how slides are changed at random, as far as this program can."""
     found = {
         target: _checked(values[name], target, name)
         for name, target in _SCHEDULE.items()
         if name in values and _target(target) is not None
     }
-    found.update({target: value for target, value in _WITHOUT_KEY.items() if _target(target) is not None})
-    return found
+    found.update(_WITHOUT_KEY)
+    if "REDUCE_LR_PATIENCE" in values:
+        found.update(_ON_PLATEAU)
+    return {target: value for target, value in found.items() if _target(target) is not None}
 
 
 def _checked(value: Any, target: str, name: str) -> Any:
@@ -221,11 +225,12 @@ def _checked(value: Any, target: str, name: str) -> Any:
 
 
 def _target(key: str) -> Optional[_Target]:
-    section: Any = TrainConfig
-    parts = key.split(".")
-    for part in parts[:-1]:
-        section = dict((field.name, kind) for field, kind in options_of(section))[part]
-    return {field.name: _Target(field, kind) for field, kind in options_of(section)}.get(parts[-1])
+    """The field of one of our keys, or None where there is none."""
+    found: Optional[_Target] = _Target(None, TrainConfig)
+    for part in key.split("."):
+        fields = {field.name: _Target(field, kind) for field, kind in options_of(found.kind)} if found else {}
+        found = fields.get(part)
+    return found
 
 
 def _nested(flat: Dict[str, Any]) -> Dict[str, Any]:
