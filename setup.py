@@ -45,7 +45,7 @@ setup(
         "test": on_each(classic=["pytest>=7.4,<8"], current=["pytest>=8"]) + ["hypothesis"],
         "lint": ["ruff>=0.17,<0.18"],
         "gpu": on_each(classic=[], current=["tensorflow[and-cuda]>=2.21,<2.22"]),
-        "mpi": ["mpi4py"],
+        "mpi": on_each(classic=["mpi4py<4"], current=["mpi4py"]),
         "horovod": on_each(classic=["horovod==0.28.1"], current=[]),
         "cupy": on_each(classic=["cupy-cuda100"], current=["cupy-cuda12x"]),
     },

@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import time
 
 from whole_slide_cnn.cli import run_command
 from whole_slide_cnn.config import load_config
@@ -15,7 +16,11 @@ def parser() -> argparse.ArgumentParser:
     arguments = argparse.ArgumentParser(prog="python -m whole_slide_cnn.test", description=__doc__.splitlines()[0])
     arguments.add_argument("--config", metavar="FILE", required=True, help="configuration (YAML)")
     arguments.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="override a key")
-    arguments.add_argument("--checkpoint", metavar="FILE", help="default: best.npz in the result folder")
+    arguments.add_argument(
+        "--checkpoint",
+        metavar="FILE",
+        help="checkpoint (.npz) or weights (.h5); default: outputs.weights, or best.npz in the result folder",
+    )
     arguments.add_argument(
         "--split", choices=("train", "val", "test"), default="test", help="data list to score (default: test)"
     )
@@ -31,24 +36,28 @@ def test(config, checkpoint=None, split="test"):
     from whole_slide_cnn.evaluation import plots, scores
     from whole_slide_cnn.provenance import write_provenance
     from whole_slide_cnn.training import setup
-    from whole_slide_cnn.training.checkpoint import load_checkpoint
-    from whole_slide_cnn.training.loop import BEST
+    from whole_slide_cnn.training.times import SLIDE_COLUMNS, TimeRecord
 
     source = setup.open_splits(config, split)[split]
+    config = setup.settle(config, training=False)
     network = setup.make_network(config)
-    state, _ = load_checkpoint(checkpoint or os.path.join(config.result_dir, BEST), network)
-    weights = {spec.name: state[spec.name] for spec in network.variables}
+    weights = setup.trained_weights(config, network, checkpoint)
+    times = TimeRecord(config.outputs.test_times if split == "test" else None, SLIDE_COLUMNS)
     with setup.make_engine(config, network) as engine:
         engine.load_state(weights)
-        scored, losses = score_slides(engine, source)
+        scored, losses = score_slides(engine, source, times)
     source.close()
+    times.write()
     if not scored:
         raise TrainingError("none of the {} slides of the {} list can be read".format(len(source), split))
     classes, folder = config.data.classes, os.path.join(config.result_dir, split)
     report = scores.evaluate_scores(scored, classes, sum(losses) / len(losses))
     scores.write_scores(os.path.join(folder, "scores.csv"), scored, classes)
     by_id = {record.slide_id: source.path(record) for record in source.records if record.slide_id not in source.failed}
-    scores.write_scores_json(os.path.join(folder, "scores.json"), scored, [by_id[score.slide_id] for score in scored])
+    paths = [by_id[score.slide_id] for score in scored]
+    scores.write_scores_json(os.path.join(folder, "scores.json"), scored, paths)
+    if split == "test" and config.outputs.test_scores is not None:
+        scores.write_scores_json(config.outputs.test_scores, scored, paths)
     write_text(os.path.join(folder, "report.json"), report.to_json())
     plots.plot_roc(
         os.path.join(folder, "roc.png"),
@@ -62,8 +71,12 @@ def test(config, checkpoint=None, split="test"):
     return report, source.failed
 
 
-def score_slides(engine, source):
-    """Scores and losses of the readable slides of a source, in the order of its list."""
+def score_slides(engine, source, times):
+    """Scores and losses of the readable slides of a source, in the order of its list.
+
+    Args:
+        times: a :class:`whole_slide_cnn.training.times.TimeRecord` that receives the seconds of each.
+    """
     from tqdm import tqdm
 
     from whole_slide_cnn.evaluation.scores import SlideScore
@@ -72,6 +85,7 @@ def score_slides(engine, source):
     scored, losses = [], []
     with slide_bar("testing", len(source)) as bar:
         for record, canvas in source.canvases(source.records, tqdm.write):
+            started = time.monotonic()
             try:
                 prediction = engine.predict(canvas, record.label)
             except SlideError as error:
@@ -80,6 +94,7 @@ def score_slides(engine, source):
             finally:
                 canvas.close()
                 bar.update()
+            times.add(record.slide_id, time.monotonic() - started)
             scored.append(
                 SlideScore(record.case_id, record.slide_id, record.label, tuple(map(float, prediction.probabilities)))
             )

@@ -27,8 +27,11 @@ def train(config):
     from whole_slide_cnn.training.loop import BEST, LOG, Trainer
 
     sources = setup.open_splits(config, "train")
+    config = setup.settle(config, training=True)
     folder = config.result_dir
-    write_text(os.path.join(folder, "config.yaml"), resolved_yaml(config))
+    for path in (os.path.join(folder, "config.yaml"), config.outputs.config):
+        if path is not None:
+            write_text(path, resolved_yaml(config))
     write_provenance(folder, config)
     optimiser = setup.make_optimiser(config)
     with setup.make_engine(config, setup.make_network(config), optimiser) as engine:

@@ -91,7 +91,10 @@ def test_rules_of_data(data, message):
         (values({"mpp": 1}, model={"window": 64}), "unknown key model.window; did you mean streaming.window?"),
         (values({"mpp": 1}, streaming={"xyzzy": 1}), "unknown key streaming.xyzzy; the known keys here are"),
         (values({"mpp": 1}, **{"model": {3: 4}}), "unknown key model.3; the known keys here are model.backbone"),
-        (values({"mpp": 1}, engine="unified"), "engine: expected one of direct, streaming, got the text 'unified'"),
+        (
+            values({"mpp": 1}, engine="unified"),
+            "engine: expected one of auto, direct, streaming, got the text 'unified'",
+        ),
         (values({"mpp": 1}, model="tiny"), "model: expected a section of keys such as model.backbone"),
         ({}, "the required keys are missing: result_dir, data.classes, data.canvas"),
         ({"result_dir": "x", "data": {"classes": ["a", "b"]}}, "the required key is missing: data.canvas"),

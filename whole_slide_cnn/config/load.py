@@ -16,6 +16,7 @@ from whole_slide_cnn.config.options import (
     options_of,
     scalar_yaml,
 )
+from whole_slide_cnn.config.reference import RESULT_FOLDER, is_reference_form, translate
 from whole_slide_cnn.config.schema import TrainConfig
 from whole_slide_cnn.config.sources import Source, parse_overrides, read_sources
 from whole_slide_cnn.errors import ConfigError
@@ -34,14 +35,16 @@ def load_config(path, overrides=()) -> TrainConfig:
     """Load a YAML file, the files its ``base`` names, and overrides such as ``train.epochs=3``, which win.
 
     Relative paths among the values are relative to the folder of the file that states them, those in overrides to the
-    current folder; the returned paths are absolute.
+    current folder; the returned paths are absolute. Files whose keys are upper case are read as those of the
+    implementation published with the 2021 paper (:mod:`whole_slide_cnn.config.reference`): their paths are relative to
+    the current folder, and overrides may use their keys, such as ``EPOCHS=3``, as well.
 
     Raises:
         ConfigError: with the file or override, the key, and what to do.
     """
     sources = read_sources(path)
     main = sources[-1]
-    return _combine(sources + parse_overrides(overrides), main.origin, main.folder)
+    return _combine(_translated(sources, parse_overrides(overrides)), main.origin, main.folder)
 
 
 def config_from_dict(values, origin="configuration", folder=os.curdir) -> TrainConfig:
@@ -92,6 +95,31 @@ def config_help() -> str:
         lines.append("{}: {} ({})".format(entry.key, entry.type, default))
         lines.append(textwrap.fill(entry.help, 100, initial_indent="    ", subsequent_indent="    "))
     return "\n".join(lines) + "\n"
+
+
+def _translated(files, overrides):
+    """Files and overrides in this program's keys."""
+    reference = [source for source in files if is_reference_form(source.values)]
+    if not reference:
+        return files + overrides
+    raw, others = {}, []
+    for override in overrides:
+        if set(override.values) <= {RESULT_FOLDER}:  # other files of the reference lie in this folder by its name
+            raw["RESULT_DIR"] = override.values[RESULT_FOLDER]
+        elif is_reference_form(override.values):
+            raw.update(override.values)
+        else:
+            others.append(override)
+    sources = []
+    for source in files:
+        values = source.values
+        if source in reference:
+            try:
+                values = translate(dict(values, **raw))
+            except ConfigError as error:
+                raise ConfigError("{}: {}".format(source.origin, error)) from error
+        sources.append(source._replace(values=values))
+    return sources + others
 
 
 def _combine(sources, origin, folder):

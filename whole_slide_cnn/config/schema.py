@@ -11,9 +11,10 @@ BACKBONES = ("tiny", "resnet18", "resnet50", "fixup_resnet34", "fixup_resnet50",
 POOLINGS = ("gmp", "gap")
 ACTIVATIONS = ("softmax", "sigmoid")
 COMPUTE_TYPES = ("float32", "float64", "bfloat16")
-ENGINES = ("direct", "streaming")
+ENGINES = ("auto", "direct", "streaming")
 READERS = ("auto", "openslide", "image")
 OPTIMIZERS = ("adam", "adamw")
+WEIGHT_EXTENSIONS = (".h5", ".hdf5")
 
 # A 10x objective with the usual camera gives 1 um/px, a 20x one 0.5 um/px.
 MPP_TIMES_MAGNIFICATION = 10.0
@@ -62,6 +63,10 @@ class Data(Section):
         0.1,
         at_least=0,
         at_most=1,
+    )
+
+    allow_shared_cases: bool = option(
+        "Let a case be in two data lists, with a warning; scores of slides that were trained on mean nothing.", False
     )
 
     def check_rules(self):
@@ -136,6 +141,31 @@ class Training(Section):
 
 
 @dataclasses.dataclass(frozen=True)
+class Outputs(Section):
+    """Files that train and test write beside those in the result folder."""
+
+    weights: Optional[str] = option(
+        "File (.h5) for the best weights, which test then scores; null means best.npz of the result folder.",
+        None,
+        path=True,
+    )
+    config: Optional[str] = option("File for the resolved configuration of a training run.", None, path=True)
+    train_times: Optional[str] = option("File (CSV) for the seconds of every update.", None, path=True)
+    test_times: Optional[str] = option("File (CSV) for the seconds of every scored slide.", None, path=True)
+    test_scores: Optional[str] = option(
+        "File (JSON) for slide_path, y_true and y_pred of every slide of the test list.", None, path=True
+    )
+
+    def check_rules(self):
+        if self.weights is not None and not self.weights.lower().endswith(WEIGHT_EXTENSIONS):
+            raise ConfigError(
+                "outputs.weights: expected a file that ends in {}, not {}".format(
+                    " or ".join(WEIGHT_EXTENSIONS), self.weights
+                )
+            )
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainConfig(Section):
     """Everything that train and test need to know."""
 
@@ -143,7 +173,8 @@ class TrainConfig(Section):
     data: Data = option("Slides, their labels, and the canvas they are placed on.")
     seed: int = option("Seed of initial weights and of the order of slides.", 0, at_least=0, at_most=2**32 - 1)
     engine: str = option(
-        "How a slide is computed: direct (whole canvas at once) or streaming (windows, flat in memory).",
+        "How a slide is computed: direct (whole canvas at once), streaming (windows, flat in memory), or auto, which "
+        "takes direct where it fits easily.",
         "streaming",
         choices=ENGINES,
     )
@@ -155,3 +186,4 @@ class TrainConfig(Section):
     model: Model = option("The network.", Model())
     streaming: Streaming = option("The streaming engine.", Streaming())
     train: Training = option("The training loop.", Training())
+    outputs: Outputs = option("Files that train and test write beside those in the result folder.", Outputs())

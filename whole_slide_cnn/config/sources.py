@@ -5,6 +5,7 @@ from typing import Any, Dict, List, NamedTuple
 
 import yaml
 
+from whole_slide_cnn.config.reference import is_reference_form
 from whole_slide_cnn.errors import ConfigError
 
 BASE_KEY = "base"
@@ -31,6 +32,11 @@ def read_sources(path, chain=()) -> List[Source]:
     if identity in chain:
         raise ConfigError("{}: base files form a cycle".format(path))
     values = _read_mapping(path)
+    try:
+        if is_reference_form(values):  # written to be run from the folder its paths are relative to
+            return [Source(path, os.curdir, values)]
+    except ConfigError as error:
+        raise ConfigError("{}: {}".format(path, error)) from error
     folder = os.path.dirname(path)
     sources = []
     for base in _bases(values.pop(BASE_KEY, None), path):

@@ -3,7 +3,7 @@
 import abc
 import ctypes
 import os
-from typing import Dict, List, NamedTuple, Optional, Sequence
+from typing import Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -34,12 +34,18 @@ class Engine(abc.ABC):
         compute: ``float64``, ``float32`` or ``bfloat16``; variables, head and loss are at least float32.
         optimiser: object with ``build(gradients, variables) -> operation`` and ``feed() -> dict``; None for an engine
             that only predicts or returns gradients.
+
+    Attributes:
+        reduce_gradients: None, or a function that :meth:`train_batch` applies to the mean gradients of its batch before
+            its step, such as the mean over several processes. It takes and returns a list of arrays, and is called
+            several times in a step, each time with some of the gradients, always the same in the same order.
     """
 
     def __init__(self, network: Network, canvas_size: Size, compute: str = "float32", optimiser=None):
         self.network = network
         self.canvas_size = Size(*canvas_size)
         self.compute = compute
+        self.reduce_gradients: Optional[Callable[[List[np.ndarray]], List[np.ndarray]]] = None
         self._optimiser = optimiser
         self._graph = tf.Graph()
         with self._graph.as_default():
@@ -49,6 +55,8 @@ class Engine(abc.ABC):
                 self._sums = {name: _accumulator(self._variables[name]) for name in self._trainable}
             self._sum_values = {name: total.read_value() for name, total in self._sums.items()}
             self._nought = tf.placeholder(build.variable_type(compute), [], "nought")
+            self._sum_feeds = {name: tf.placeholder(v.dtype.base_dtype, v.shape) for name, v in self._sums.items()}
+            self._sum_assigns = {name: tf.assign(v, self._sum_feeds[name]) for name, v in self._sums.items()}
             self._zero = tf.group(*[tf.assign(v, tf.fill(v.shape, self._nought)).op for v in self._sums.values()])
             self._build_graph()
             self._apply = None
@@ -122,6 +130,11 @@ class Engine(abc.ABC):
     def train_batch(self, canvases: Sequence[Canvas], labels: Sequence[int]) -> List[Prediction]:
         """One optimiser step on the mean gradient of a batch; returns the predictions before the step."""
         predictions = self._accumulate(canvases, labels)
+        if self.reduce_gradients is not None:
+            for names in self._portions(self._trainable):
+                reduced = self.reduce_gradients(self._session.run([self._sum_values[name] for name in names]))
+                feed = {self._sum_feeds[name]: value for name, value in zip(names, reduced)}
+                self._session.run([self._sum_assigns[name].op for name in names], feed)
         self._session.run(self._apply, self._optimiser.feed())
         self._weights_changed()
         return predictions
@@ -169,20 +182,22 @@ class Engine(abc.ABC):
         self._weights_changed()
 
     def _assign(self, values: Dict[str, np.ndarray]):
-        """Set variables, some megabytes at a time: each call takes milliseconds whatever its size, but fed all at once,
-        a ResNet-50 and its Adam state would be in memory three times over."""
-        names: List[str] = []
-        for name in values:
-            names.append(name)
-            if sum(self._bytes_of(n) for n in names) >= _FED_AT_ONCE:
-                self._run_assigns(names, values)
-                names = []
-        self._run_assigns(names, values)
-
-    def _run_assigns(self, names: Sequence[str], values: Dict[str, np.ndarray]):
-        if names:
+        """Set variables."""
+        for names in self._portions(values):
             feed = {self._feeds[name]: values[name] for name in names}
             self._session.run([self._assigns[name].op for name in names], feed)
+
+    def _portions(self, names: Iterable[str]) -> Iterator[List[str]]:
+        """Variables by some megabytes at a time: each call of the session takes milliseconds whatever its size, but fed
+        all at once, a ResNet-50 and its Adam state would be in memory three times over."""
+        portion: List[str] = []
+        for name in names:
+            portion.append(name)
+            if sum(self._bytes_of(n) for n in portion) >= _FED_AT_ONCE:
+                yield portion
+                portion = []
+        if portion:
+            yield portion
 
     def _bytes_of(self, name: str) -> int:
         return self._feeds[name].shape.num_elements() * self._feeds[name].dtype.size

@@ -17,6 +17,7 @@ from whole_slide_cnn.files import write_text
 from whole_slide_cnn.models.weights import save_weights
 from whole_slide_cnn.training.checkpoint import save_checkpoint
 from whole_slide_cnn.training.slides import Sampler, SlideSource
+from whole_slide_cnn.training.times import UPDATE_COLUMNS, TimeRecord
 
 LOG_COLUMNS = (
     "epoch",
@@ -58,6 +59,7 @@ class Trainer:
         self._train = train
         self._val = val
         self._rows: List[Dict] = []
+        self._times = TimeRecord(config.outputs.train_times, UPDATE_COLUMNS)
 
     def run(self):
         """Train to the end of the last epoch; returns the rows of the log.
@@ -91,8 +93,11 @@ class Trainer:
         with slide_bar(
             "epoch {}/{}".format(epoch, settings.epochs), settings.updates_per_epoch * settings.batch_size
         ) as bar:
-            for _ in range(settings.updates_per_epoch):
+            for update in range(settings.updates_per_epoch):
+                started = time.monotonic()
                 records, batch = self._update(stream)
+                done = (epoch - 1) * settings.updates_per_epoch + update + 1
+                self._times.add(done, len(records), time.monotonic() - started)
                 predictions += batch
                 labels += [record.label for record in records]
                 bar.update(len(records))
@@ -164,12 +169,15 @@ class Trainer:
         write_text(os.path.join(self._config.result_dir, LOG), text.getvalue())
 
     def _save(self, epoch: int, best: float, is_best: bool):
+        self._times.write()
         state = self._engine.state()
         progress = {"epoch": epoch, "best_loss": best}
         save_checkpoint(os.path.join(self._config.result_dir, LAST), self._engine.network, state, progress)
         if is_best:
             save_checkpoint(os.path.join(self._config.result_dir, BEST), self._engine.network, state, progress)
-            save_weights(os.path.join(self._config.result_dir, WEIGHTS), self._engine.network, state)
+            for path in (os.path.join(self._config.result_dir, WEIGHTS), self._config.outputs.weights):
+                if path is not None:
+                    save_weights(path, self._engine.network, state)
 
     def _check_failures(self):
         """End with an error where more slides were skipped than the configuration allows (design, law 5)."""

@@ -1,19 +1,29 @@
 """From a configuration to networks, engines and slides: what train and test have in common."""
 
-from typing import Dict
+import dataclasses
+import os
+import warnings
+from typing import Dict, Optional
 
-from whole_slide_cnn.config import TrainConfig
+import tensorflow.compat.v1 as tf
+
+from whole_slide_cnn.config import WEIGHT_EXTENSIONS, TrainConfig
 from whole_slide_cnn.engines import ENGINES
-from whole_slide_cnn.engines.base import Engine
-from whole_slide_cnn.engines.memory import check_memory, engine_memory
-from whole_slide_cnn.errors import ConfigError
+from whole_slide_cnn.engines.base import Engine, has_gpu
+from whole_slide_cnn.engines.memory import GB, check_memory, engine_memory, free_host_memory
+from whole_slide_cnn.errors import ConfigError, ManifestError, TensorTooLargeError, WeightsError
 from whole_slide_cnn.models.network import Network
-from whole_slide_cnn.models.weights import load_weights
+from whole_slide_cnn.models.trace import check_tensor_sizes, trace_canvas
+from whole_slide_cnn.models.weights import Weights, load_weights
 from whole_slide_cnn.slides.manifest import check_disjoint, load_manifest
+from whole_slide_cnn.training.checkpoint import load_checkpoint
+from whole_slide_cnn.training.loop import BEST
 from whole_slide_cnn.training.optimisers import Adam
 from whole_slide_cnn.training.slides import SlideSource
 
 SPLITS = ("train", "val", "test")
+
+_SHARE_OF_FREE_MEMORY = 0.5  # engine auto leaves the rest to what else comes to this machine while a run lasts
 
 
 def make_network(config: TrainConfig) -> Network:
@@ -29,8 +39,41 @@ def make_optimiser(config: TrainConfig) -> Adam:
     return Adam(train.learning_rate, train.beta1, train.beta2, train.epsilon, decay)
 
 
+def settle(config: TrainConfig, training: bool, report=print) -> TrainConfig:
+    """The configuration with what it leaves to the machine decided, which is what a run records.
+
+    Engine ``auto`` becomes ``direct`` where that fits into ``memory_gb``, or into half of the host memory that is free,
+    and ``streaming`` otherwise; on a GPU, whose memory is not known before it is used, ``direct`` only by
+    ``memory_gb``. The type bfloat16 becomes float32 on a GPU with TensorFlow 1, which has no GPU operations for it.
+    """
+    if config.model.compute == "bfloat16" and has_gpu() and tf.__version__.startswith("1."):
+        report("compute float32 instead of bfloat16, which TensorFlow 1 cannot compute on a GPU")
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, compute="float32"))
+    if config.engine == "auto":
+        engine = "direct" if _direct_fits(config, training) else "streaming"
+        report("engine auto: {}".format(engine))
+        config = dataclasses.replace(config, engine=engine)
+    return config
+
+
+def _direct_fits(config: TrainConfig, training: bool) -> bool:
+    network = make_network(config)
+    if config.memory_gb is not None:
+        available: Optional[float] = config.memory_gb * GB
+    else:
+        available = None if has_gpu() else free_host_memory()
+        available = None if available is None else _SHARE_OF_FREE_MEMORY * available
+    if available is None:
+        return False
+    try:
+        check_tensor_sizes(trace_canvas(network.trunk, config.data.canvas))
+    except TensorTooLargeError:
+        return False
+    return engine_memory("direct", network, config.data.canvas, config.model.compute, training).total <= available
+
+
 def make_engine(config: TrainConfig, network: Network, optimiser=None, report=print) -> Engine:
-    """The engine a configuration asks for, with its weights' first values.
+    """The engine a configuration asks for (see :func:`settle`), with its weights' first values.
 
     States the predicted memory first, and refuses what cannot fit (design, law 4).
 
@@ -38,6 +81,7 @@ def make_engine(config: TrainConfig, network: Network, optimiser=None, report=pr
         MemoryBudgetError: the run needs more memory than it may use.
         WeightsError: the file of initial weights cannot be used.
     """
+    config = settle(config, optimiser is not None, report)
     options = {"window": config.streaming.window} if config.engine == "streaming" else {}
     plan = engine_memory(
         config.engine, network, config.data.canvas, config.model.compute, optimiser is not None, **options
@@ -49,9 +93,37 @@ def make_engine(config: TrainConfig, network: Network, optimiser=None, report=pr
         loaded, summary = load_weights(config.model.weights, network)
         report("weights from {}: {}".format(config.model.weights, summary))
         weights.update(loaded)
+    elif optimiser is not None:
+        report("weights: random, from seed {}".format(config.seed))
     engine = ENGINES[config.engine](network, config.data.canvas, config.model.compute, optimiser, **options)
     engine.load_state(weights)
     return engine
+
+
+def trained_weights(config: TrainConfig, network: Network, path: Optional[str] = None) -> Weights:
+    """All weights of a trained network by name.
+
+    Args:
+        path: a checkpoint, or a file of weights (``.h5`` or ``.safetensors``). By default the one that
+            ``outputs.weights`` names, or else the best checkpoint in the result folder.
+
+    Raises:
+        WeightsError: the file is missing, broken, of another model, or lacks some of the weights.
+    """
+    path = path or config.outputs.weights or os.path.join(config.result_dir, BEST)
+    if not path.lower().endswith(WEIGHT_EXTENSIONS + (".safetensors",)):
+        state, _ = load_checkpoint(path, network)
+        return {spec.name: state[spec.name] for spec in network.variables}
+    if not os.path.isfile(path):
+        raise WeightsError("weight file {} does not exist; train first, or name another one".format(path))
+    weights, found = load_weights(path, network)
+    lost = found.missing + found.mismatched
+    if lost:
+        raise WeightsError(
+            "{} does not hold a whole trained {}: {} of its variables are missing or of another shape, {} among "
+            "them".format(path, network.backbone, len(lost), lost[0])
+        )
+    return weights
 
 
 def open_splits(config: TrainConfig, *required: str) -> Dict[str, SlideSource]:
@@ -59,7 +131,7 @@ def open_splits(config: TrainConfig, *required: str) -> Dict[str, SlideSource]:
 
     Raises:
         ConfigError: a required list is not named.
-        ManifestError: a list is malformed or a case is in two of them.
+        ManifestError: a list is malformed, or a case is in two of them and ``data.allow_shared_cases`` is not set.
     """
     for name in required:
         if getattr(config.data, name) is None:
@@ -69,5 +141,10 @@ def open_splits(config: TrainConfig, *required: str) -> Dict[str, SlideSource]:
         for name in SPLITS
         if getattr(config.data, name) is not None
     }
-    check_disjoint(records)
+    try:
+        check_disjoint(records)
+    except ManifestError as error:
+        if not config.data.allow_shared_cases:
+            raise
+        warnings.warn("{}; data.allow_shared_cases lets it pass".format(error), stacklevel=2)
     return {name: SlideSource(split, config.data) for name, split in records.items()}

@@ -1,0 +1,229 @@
+"""Processes that train together: alone, by MPI, and by Horovod as far as it can be tested without it."""
+
+import os
+import shutil
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+import two_processes
+
+from whole_slide_cnn.errors import WholeSlideError
+from whole_slide_cnn.training import communicator as module
+from whole_slide_cnn.training.communicator import (
+    HorovodCommunicator,
+    SingleCommunicator,
+    communicator,
+    launched_processes,
+    use_own_gpu,
+)
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "two_processes.py")
+SECONDS = 120  # a hang is a failure
+
+
+@pytest.fixture
+def mpirun():
+    """A function (*arguments) that runs the script in two processes: exit code, standard output and error."""
+    if shutil.which("mpirun") is None:
+        pytest.skip("there is no mpirun")
+    pytest.importorskip("mpi4py")
+
+    def run(*arguments):
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMPI_", "PMIX_"))}
+        environment.update(
+            PYTHONPATH=ROOT, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", CUDA_VISIBLE_DEVICES=""
+        )
+        done = subprocess.run(
+            ("mpirun", "-np", "2", "--oversubscribe", "--bind-to", "none", sys.executable, SCRIPT) + arguments,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            universal_newlines=True,
+            timeout=SECONDS,
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    return run
+
+
+@pytest.mark.parametrize("engine", ["direct", pytest.param("streaming", marks=pytest.mark.slow)])
+def test_two_processes_equal_one_that_averages(mpirun, tmp_path, engine):
+    """Weights after three updates: one slide in each of two processes, and both slides in one."""
+    code, _, errors = mpirun("train", engine, str(tmp_path / "two.npz"))
+    assert code == 0, errors
+    before, one = two_processes.train(engine, SingleCommunicator())
+    with np.load(str(tmp_path / "two.npz")) as stream:
+        two = {name.replace("__", "/"): stream[name] for name in stream.files}
+    assert set(one) == set(two)
+    for name in one:
+        assert np.abs(one[name] - before[name]).max() > 1e-4, name
+        assert np.linalg.norm(two[name] - one[name]) <= 1e-5 * np.linalg.norm(one[name]), name
+
+
+def test_the_calls_of_mpi(mpirun):
+    code, output, errors = mpirun("primitives")
+    assert code == 0, errors
+    assert all("process {} of 2 is done".format(rank) in output for rank in range(2))
+
+
+@pytest.mark.parametrize(
+    "kind, expected, said",
+    [
+        ("user", 2, "error: process 1: slide 7 is on fire"),
+        ("defect", 1, "ZeroDivisionError: a defect"),
+        ("exit", 3, ""),
+        ("killed", None, ""),
+    ],
+)
+def test_one_that_fails_ends_all(mpirun, kind, expected, said):
+    """The other one waits in a reduction and would wait for ever."""
+    code, output, errors = mpirun("fail", kind)
+    assert code == expected if expected is not None else code != 0
+    assert said in errors and "is done" not in output
+
+
+def test_alone():
+    group = SingleCommunicator()
+    array = np.arange(3.0)
+    (mean,) = group.allreduce_mean([array])
+    mean += 1
+    np.testing.assert_array_equal(array, [0, 1, 2])
+    assert (group.rank, group.size, group.broadcast("x"), group.allgather("x")) == (0, 1, "x", ["x"])
+    group.barrier()
+    with pytest.raises(ZeroDivisionError), group:
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(
+    "environment, processes",
+    [
+        ({}, 1),
+        ({"OMPI_COMM_WORLD_SIZE": "4"}, 4),
+        ({"PMI_SIZE": "2"}, 2),
+        ({"HOROVOD_SIZE": "8", "OMPI_COMM_WORLD_SIZE": "4"}, 8),
+        ({"SLURM_STEP_NUM_TASKS": "16"}, 16),
+        ({"SLURM_NTASKS": "16", "SLURM_PROCID": "0"}, 1),  # a batch script: one process
+        ({"OMPI_COMM_WORLD_SIZE": "", "PMI_SIZE": "x"}, 1),
+    ],
+)
+def test_what_launchers_say(environment, processes):
+    assert launched_processes(environment) == processes
+
+
+def test_without_a_launcher_nothing_is_imported(monkeypatch):
+    monkeypatch.setattr(module, "_connect", None)
+    assert isinstance(communicator({"SLURM_NTASKS": "4"}), SingleCommunicator)
+    assert isinstance(communicator({"OMPI_COMM_WORLD_SIZE": "1"}), SingleCommunicator)
+
+
+@pytest.mark.parametrize(
+    "environment, message",
+    [
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, "started 2 processes, for which mpi4py, or Horovod on TensorFlow 1, must be"),
+        ({"HOROVOD_SIZE": "3"}, "started 3 processes, for which Horovod must be installed and work"),
+    ],
+)
+def test_processes_that_cannot_talk_are_refused(monkeypatch, environment, message):
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(WholeSlideError, match=message):
+        communicator(environment)
+
+
+def test_processes_that_do_not_find_each_other_are_refused(monkeypatch):
+    monkeypatch.setattr(module, "_connect", lambda launched, by_horovodrun: SingleCommunicator())
+    with pytest.raises(WholeSlideError, match="started 2 processes, but Single knows of 1"):
+        communicator({"PMI_SIZE": "2"})
+
+
+def test_a_library_that_does_not_work_gives_way_to_the_next(monkeypatch):
+    def broken():
+        raise RuntimeError("built for\nanother TensorFlow")
+
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: True)
+    monkeypatch.setattr(module, "HorovodCommunicator", broken)
+    monkeypatch.setattr(module, "MpiCommunicator", SingleCommunicator)
+    assert isinstance(module._connect(2, False), SingleCommunicator)
+    with pytest.raises(WholeSlideError, match="must be installed and work: built for another TensorFlow"):
+        module._connect(2, True)  # horovodrun starts no MPI
+
+
+@pytest.mark.parametrize(
+    "visible, local_rank, size, expected",
+    [
+        ("0,1,2,3", 2, 4, "2"),
+        ("4, 6", 3, 4, "6"),
+        ("GPU-a,GPU-b", 1, 2, "GPU-b"),
+        ("0", 1, 2, "0"),
+        ("", 1, 2, ""),
+        ("0,1", 0, 1, "0,1"),
+    ],
+)
+def test_every_process_has_a_gpu(visible, local_rank, size, expected):
+    group = SingleCommunicator()
+    group.local_rank, group.size = local_rank, size
+    environment = {"CUDA_VISIBLE_DEVICES": visible}
+    use_own_gpu(group, environment)
+    assert environment == {"CUDA_VISIBLE_DEVICES": expected}
+
+
+def test_gpus_that_nobody_named(monkeypatch, tmp_path):
+    group, environment = SingleCommunicator(), {}
+    group.local_rank, group.size = 1, 2
+    monkeypatch.setattr(module, "_GPU_FOLDER", str(tmp_path / "none"))
+    use_own_gpu(group, environment)
+    assert environment == {}
+    for name in "abc":
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(module, "_GPU_FOLDER", str(tmp_path))
+    use_own_gpu(group, environment)
+    assert environment == {"CUDA_VISIBLE_DEVICES": "1"}
+
+
+@pytest.fixture
+def horovod(monkeypatch):
+    """A stand-in for Horovod in which the other one of two processes has zeros; what was asked of it, in order."""
+    import tensorflow.compat.v1 as tf
+
+    asked = []
+
+    def allreduce(tensor, name, op):
+        asked.append(name)
+        assert op == "average" and tf.get_default_graph() is tensor.graph
+        return tensor / tf.constant(2, tensor.dtype)
+
+    def broadcast_object(value, root_rank, session, name):
+        assert root_rank == 0 and name == "broadcast" and session.graph is tf.get_default_graph()
+        return value
+
+    def allgather_object(value, session, name):
+        assert name == "allgather" and session.graph is tf.get_default_graph()
+        return (value, "other")
+
+    calls = dict(init=lambda: None, rank=lambda: 0, size=lambda: 2, local_rank=lambda: 0, Average="average")
+    stand_in = types.ModuleType("horovod.tensorflow")
+    for name, call in dict(
+        calls, allreduce=allreduce, broadcast_object=broadcast_object, allgather_object=allgather_object
+    ).items():
+        setattr(stand_in, name, call)
+    package = types.ModuleType("horovod")
+    package.tensorflow = stand_in
+    monkeypatch.setitem(sys.modules, "horovod", package)
+    monkeypatch.setitem(sys.modules, "horovod.tensorflow", stand_in)
+    return asked
+
+
+def test_the_calls_of_horovod(horovod):
+    group = HorovodCommunicator()
+    assert (group.rank, group.size, group.local_rank) == (0, 2, 0)
+    for _ in range(2):
+        for dtype in (np.float32, np.float64):
+            means = group.allreduce_mean([np.full((2, 3), 3, dtype), np.asarray(5, dtype)])
+            assert [(mean.dtype, mean.shape) for mean in means] == [(dtype, (2, 3)), (dtype, ())]
+            assert (means[0] == 1.5).all() and means[1] == 2.5
+    assert horovod == ["mean_0_0", "mean_0_1", "mean_1_0", "mean_1_1"]  # built once, under names that no two share
+    assert group.broadcast({"a": 1}) == {"a": 1} and group.allgather("mine") == ["mine", "other"]
+    group.barrier()

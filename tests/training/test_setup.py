@@ -1,0 +1,112 @@
+"""What a configuration leaves to the machine, and the weights to score."""
+
+import numpy as np
+import pytest
+
+from whole_slide_cnn.engines.memory import engine_memory
+from whole_slide_cnn.errors import ManifestError, WeightsError
+from whole_slide_cnn.models.network import Network
+from whole_slide_cnn.models.weights import save_weights
+from whole_slide_cnn.training import setup
+from whole_slide_cnn.training.checkpoint import save_checkpoint
+
+NETWORK = Network("tiny", "gmp", "softmax", 2, 0.0)
+SIZE = 192, 208  # of the slide set's canvas
+
+
+def settled(config, training=True):
+    """The settled configuration, and what was said."""
+    said = []
+    return setup.settle(config, training, said.append), said
+
+
+def direct_bytes(training):
+    return engine_memory("direct", NETWORK, SIZE, "float32", training).total
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_auto_is_direct_where_it_fits_into_the_memory_of_the_configuration(slide_set, tmp_path, training):
+    needed = direct_bytes(training) / 1e9
+    for limit, expected in ((1.01 * needed, "direct"), (0.99 * needed, "streaming")):
+        config = slide_set.config(tmp_path, "engine=auto", "memory_gb={}".format(limit))
+        found, said = settled(config, training)
+        assert (found.engine, said) == (expected, ["engine auto: " + expected])
+
+
+@pytest.mark.parametrize("gpu, free, expected", [(False, 2.1, "direct"), (False, 1.9, "streaming")])
+def test_auto_leaves_half_of_the_free_memory(slide_set, tmp_path, monkeypatch, gpu, free, expected):
+    monkeypatch.setattr(setup, "has_gpu", lambda: gpu)
+    monkeypatch.setattr(setup, "free_host_memory", lambda: int(free * direct_bytes(True)))
+    assert settled(slide_set.config(tmp_path, "engine=auto"))[0].engine == expected
+
+
+def test_auto_is_streaming_where_memory_is_unknown(slide_set, tmp_path, monkeypatch):
+    config = slide_set.config(tmp_path, "engine=auto")
+    monkeypatch.setattr(setup, "free_host_memory", lambda: None)
+    assert settled(config)[0].engine == "streaming"
+    monkeypatch.setattr(setup, "free_host_memory", lambda: 10**15)
+    monkeypatch.setattr(setup, "has_gpu", lambda: True)  # host memory says nothing about the device's
+    assert settled(config)[0].engine == "streaming"
+
+
+def test_auto_is_streaming_where_a_tensor_would_be_too_large(slide_set, tmp_path):
+    config = slide_set.config(tmp_path, "engine=auto", "data.canvas=40000", "memory_gb=1.0e+9")
+    assert settled(config)[0].engine == "streaming"
+
+
+def test_what_is_decided_already_stays_and_is_not_mentioned(slide_set, tmp_path):
+    for engine in ("direct", "streaming"):
+        config = slide_set.config(tmp_path, "engine=" + engine, "model.compute=bfloat16")
+        assert settled(config) == (config, [])
+
+
+def test_bfloat16_on_a_gpu_with_tensorflow_1(slide_set, tmp_path, monkeypatch):
+    config = slide_set.config(tmp_path, "engine=direct", "model.compute=bfloat16")
+    monkeypatch.setattr(setup, "has_gpu", lambda: True)
+    monkeypatch.setattr(setup.tf, "__version__", "1.15.5")
+    found, said = settled(config)
+    assert found.model.compute == "float32" and "TensorFlow 1 cannot compute on a GPU" in said[0]
+    monkeypatch.setattr(setup.tf, "__version__", "2.21.0")
+    assert settled(config) == (config, [])
+
+
+def test_weights_to_score(slide_set, tmp_path):
+    """The best checkpoint; before it what the configuration names; before that what the caller names."""
+    values = {bias: dict(NETWORK.initial_weights(0), **{"output/bias": np.full(2, bias)}) for bias in (1.0, 2.0, 3.0)}
+    named, given = str(tmp_path / "named.h5"), str(tmp_path / "given.h5")
+    save_checkpoint(str(tmp_path / "best.npz"), NETWORK, dict(values[1.0], **{"optimiser/x": np.zeros(3)}), {})
+    save_weights(named, NETWORK, values[2.0])
+    save_weights(given, NETWORK, values[3.0])
+
+    def bias(*overrides, path=None):
+        weights = setup.trained_weights(slide_set.config(tmp_path, *overrides), NETWORK, path)
+        assert set(weights) == {spec.name for spec in NETWORK.variables}
+        return weights["output/bias"][0]
+
+    assert bias() == 1.0
+    assert bias("outputs.weights=" + named) == 2.0
+    assert bias("outputs.weights=" + named, path=given) == 3.0
+    assert bias("outputs.weights=" + named, path=str(tmp_path / "best.npz")) == 1.0
+
+
+def test_weights_to_score_are_all_there(slide_set, tmp_path):
+    config = slide_set.config(tmp_path)
+    with pytest.raises(WeightsError, match="absent.h5 does not exist; train first, or name another one"):
+        setup.trained_weights(config, NETWORK, str(tmp_path / "absent.h5"))
+    other = Network("tiny", "gmp", "softmax", 5)
+    save_weights(str(tmp_path / "five.h5"), other, other.initial_weights(0))
+    with pytest.raises(
+        WeightsError, match="five.h5 does not hold a whole trained tiny: 2 of its variables are missing"
+    ):
+        setup.trained_weights(config, NETWORK, str(tmp_path / "five.h5"))
+
+
+def test_cases_in_two_lists_are_refused_or_mentioned(slide_set, tmp_path):
+    overrides = "data.test={}".format(slide_set.path("val.csv"))
+    with pytest.raises(ManifestError, match="case val-0 is in both val and test"):
+        setup.open_splits(slide_set.config(tmp_path, overrides))
+    with pytest.warns(UserWarning, match="case val-0 is in both val and test.*data.allow_shared_cases lets it pass"):
+        sources = setup.open_splits(slide_set.config(tmp_path, overrides, "data.allow_shared_cases=true"))
+    assert [record.slide_id for record in sources["test"].records] == ["val-{}".format(i) for i in range(4)]
+    for source in sources.values():
+        source.close()

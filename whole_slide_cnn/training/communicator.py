@@ -1,0 +1,276 @@
+"""Processes that train together (data parallel; 2021 paper, Methods): what they say to each other.
+
+One interface over a single process, MPI (mpi4py) and Horovod. All processes make the same calls in the same order.
+Nothing is imported or started before :func:`communicator` finds that a launcher started several processes.
+"""
+
+import abc
+import importlib.util
+import os
+import sys
+import traceback
+from typing import Any, List, Mapping, Optional, Sequence
+
+import numpy as np
+
+from whole_slide_cnn.cli import EXIT_INTERRUPTED, EXIT_USER_ERROR
+from whole_slide_cnn.errors import WholeSlideError
+
+# What launchers tell each process about their number: horovodrun, Open MPI, MPICH and Intel MPI, MVAPICH, srun.
+# Not SLURM_NTASKS: it is set in a batch script as well, of which there is one process however many tasks it asked for.
+_HOROVODRUN = "HOROVOD_SIZE"
+_SIZE_VARIABLES = (_HOROVODRUN, "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
+
+_EXIT_FAILURE = 1
+_GPU_FOLDER = "/proc/driver/nvidia/gpus"
+
+
+class Communicator(abc.ABC):
+    """A group of processes, as one of them sees it.
+
+    As a context manager it ends all processes when its block fails in one of them: the others would otherwise wait for
+    that one for ever.
+
+    Attributes:
+        rank: number of this process, from 0.
+        size: number of processes.
+        local_rank: number of this process among those on its machine.
+    """
+
+    rank = 0
+    size = 1
+    local_rank = 0
+
+    @abc.abstractmethod
+    def allreduce_mean(self, arrays: Sequence[np.ndarray]) -> List[np.ndarray]:
+        """The means over all processes of arrays of floating-point numbers, the same bits in each of them.
+
+        Types and shapes must be the same in all processes; they stay as they are.
+        """
+
+    @abc.abstractmethod
+    def broadcast(self, value: Any) -> Any:
+        """What process 0 passes; the others' values are not looked at. Anything that can be pickled."""
+
+    @abc.abstractmethod
+    def allgather(self, value: Any) -> List[Any]:
+        """The values of all processes, by rank. Anything that can be pickled."""
+
+    @abc.abstractmethod
+    def barrier(self):
+        """Wait until all processes are here."""
+
+    @abc.abstractmethod
+    def abort(self, code: int):
+        """End all processes at once; does not return where there are several."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        code = 0 if error is None else _exit_code(error)
+        if code and self.size > 1:
+            _report(error, self.rank)
+            self.abort(code)
+
+
+class SingleCommunicator(Communicator):
+    """One process."""
+
+    def allreduce_mean(self, arrays):
+        return [np.array(array) for array in arrays]
+
+    def broadcast(self, value):
+        return value
+
+    def allgather(self, value):
+        return [value]
+
+    def barrier(self):
+        pass
+
+    def abort(self, code):
+        sys.exit(code)
+
+
+class MpiCommunicator(Communicator):
+    """Processes of an MPI launcher, by mpi4py."""
+
+    def __init__(self):
+        from mpi4py import MPI
+
+        self._mpi = MPI
+        self._world = MPI.COMM_WORLD.Dup()  # so that no library's messages are taken for ours
+        self.rank, self.size = self._world.Get_rank(), self._world.Get_size()
+        machine = self._world.Split_type(MPI.COMM_TYPE_SHARED)
+        self.local_rank = machine.Get_rank()
+        machine.Free()
+
+    def allreduce_mean(self, arrays):
+        return [self._mean(np.asarray(array)) for array in arrays]
+
+    def _mean(self, array: np.ndarray) -> np.ndarray:
+        mean = np.array(array).reshape(-1)
+        # Not Allreduce: it may add in another order in each process, and their weights would drift apart.
+        if self.rank == 0:
+            self._world.Reduce(self._mpi.IN_PLACE, mean, self._mpi.SUM, 0)
+            mean /= self.size
+        else:
+            self._world.Reduce(mean, None, self._mpi.SUM, 0)
+        self._world.Bcast(mean, 0)
+        return mean.reshape(array.shape)
+
+    def broadcast(self, value):
+        return self._world.bcast(value, 0)
+
+    def allgather(self, value):
+        return self._world.allgather(value)
+
+    def barrier(self):
+        self._world.Barrier()
+
+    def abort(self, code):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self._world.Abort(code)
+
+
+class HorovodCommunicator(Communicator):
+    """Processes of ``horovodrun`` or of an MPI launcher, by Horovod.
+
+    Arrays and objects travel through small graphs of their own, on the CPU: the engines' graphs stay what they are.
+    """
+
+    def __init__(self):
+        import horovod.tensorflow as hvd
+        import tensorflow.compat.v1 as tf
+
+        hvd.init()
+        self._hvd, self._tf = hvd, tf
+        self.rank, self.size, self.local_rank = hvd.rank(), hvd.size(), hvd.local_rank()
+        self._reductions = {}
+
+    def allreduce_mean(self, arrays):
+        arrays = [np.asarray(array) for array in arrays]
+        inputs, means, session = self._reduction(tuple((array.dtype.str, array.shape) for array in arrays))
+        return list(session.run(means, dict(zip(inputs, arrays))))
+
+    def _reduction(self, signature):
+        """Inputs, means and the session for arrays of given types and shapes; the same few come again at every step."""
+        if signature not in self._reductions:
+            tf, number = self._tf, len(self._reductions)
+            with tf.Graph().as_default() as graph:
+                inputs = [tf.placeholder(np.dtype(dtype), shape) for dtype, shape in signature]
+                means = [
+                    self._hvd.allreduce(x, name="mean_{}_{}".format(number, i), op=self._hvd.Average)
+                    for i, x in enumerate(inputs)
+                ]
+            self._reductions[signature] = inputs, means, self._session(graph)
+        return self._reductions[signature]
+
+    def broadcast(self, value):
+        with self._tf.Graph().as_default() as graph, self._session(graph) as session:
+            # named: by default the name follows the value's type, which differs where only process 0 has a value
+            return self._hvd.broadcast_object(value, root_rank=0, session=session, name="broadcast")
+
+    def allgather(self, value):
+        with self._tf.Graph().as_default() as graph, self._session(graph) as session:
+            return list(self._hvd.allgather_object(value, session=session, name="allgather"))
+
+    def barrier(self):
+        self.allgather(None)
+
+    def abort(self, code):
+        # Horovod has no abort; its launchers end all processes when one ends without a farewell.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+    def _session(self, graph):
+        return self._tf.Session(graph=graph, config=self._tf.ConfigProto(device_count={"GPU": 0}))
+
+
+def communicator(environment: Optional[Mapping[str, str]] = None) -> Communicator:
+    """How this process talks to those it was launched with: Horovod where it is installed, else MPI, else alone.
+
+    Args:
+        environment: by default that of the process.
+
+    Raises:
+        WholeSlideError: a launcher started several processes that cannot find each other.
+    """
+    environment = os.environ if environment is None else environment
+    launched = launched_processes(environment)
+    if launched == 1:
+        return SingleCommunicator()
+    found = _connect(launched, _HOROVODRUN in environment)
+    if found.size != launched:
+        # Going on would train as many times over, each process alone, into the same folder.
+        raise WholeSlideError(
+            "the launcher started {} processes, but {} knows of {}; it was built for the MPI of another "
+            "launcher".format(launched, type(found).__name__.replace("Communicator", ""), found.size)
+        )
+    return found
+
+
+def _connect(launched: int, by_horovodrun: bool) -> Communicator:
+    choices = []
+    if importlib.util.find_spec("horovod") is not None:
+        choices.append(HorovodCommunicator)
+    if not by_horovodrun and importlib.util.find_spec("mpi4py") is not None:
+        choices.append(MpiCommunicator)
+    reasons = []
+    for choice in choices:
+        try:
+            return choice()
+        except Exception as error:  # built for another TensorFlow, no MPI library, ...: they raise almost anything
+            reasons.append(" ".join(str(error).split()))
+    needed = "Horovod" if by_horovodrun else "mpi4py, or Horovod on TensorFlow 1,"
+    raise WholeSlideError(
+        "the launcher started {} processes, for which {} must be installed and work{}".format(
+            launched, needed, ": " + "; ".join(reasons) if reasons else ""
+        )
+    )
+
+
+def launched_processes(environment: Mapping[str, str]) -> int:
+    """Number of processes that a launcher says it started; 1 without a launcher."""
+    for name in _SIZE_VARIABLES:
+        if environment.get(name, "").isdecimal():
+            return max(1, int(environment[name]))
+    return 1
+
+
+def use_own_gpu(group: Communicator, environment=None):
+    """Let a process see one GPU of its machine, its own, where several processes share a machine.
+
+    Must come before TensorFlow opens its first session. GPUs that ``CUDA_VISIBLE_DEVICES`` leaves out stay out.
+    """
+    environment = os.environ if environment is None else environment
+    if group.size == 1:
+        return
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        count = len(os.listdir(_GPU_FOLDER)) if os.path.isdir(_GPU_FOLDER) else 0
+        devices = [str(index) for index in range(count)]
+    else:
+        devices = [name.strip() for name in visible.split(",") if name.strip()]
+    if len(devices) > 1:
+        environment["CUDA_VISIBLE_DEVICES"] = devices[group.local_rank % len(devices)]
+
+
+def _exit_code(error: BaseException) -> int:
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else _EXIT_FAILURE if error.code else 0
+    if isinstance(error, KeyboardInterrupt):
+        return EXIT_INTERRUPTED
+    return EXIT_USER_ERROR if isinstance(error, WholeSlideError) else _EXIT_FAILURE
+
+
+def _report(error: BaseException, rank: int):
+    """Say what ends all processes, since none of them will return to say it."""
+    if isinstance(error, WholeSlideError):
+        print("error: process {}: {}".format(rank, error), file=sys.stderr)
+    elif isinstance(error, Exception):
+        print("error: process {} failed".format(rank), file=sys.stderr)
+        traceback.print_exception(type(error), error, error.__traceback__)
