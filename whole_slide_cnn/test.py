@@ -32,7 +32,7 @@ def test(config, checkpoint=None, split="test"):
     from whole_slide_cnn.provenance import write_provenance
     from whole_slide_cnn.training import setup
     from whole_slide_cnn.training.checkpoint import load_checkpoint
-    from whole_slide_cnn.training.loop import BEST
+    from whole_slide_cnn.training.run_folder import BEST
 
     source = setup.open_splits(config, split)[split]
     network = setup.make_network(config)

@@ -1,6 +1,7 @@
 """The training loop, with an engine that only keeps count: what it does is the loop's own doing."""
 
 import csv
+import itertools
 import math
 import os
 
@@ -15,6 +16,7 @@ from whole_slide_cnn.slides.manifest import Record
 from whole_slide_cnn.training import loop
 from whole_slide_cnn.training.checkpoint import load_checkpoint
 from whole_slide_cnn.training.loop import LOG_COLUMNS, Trainer
+from whole_slide_cnn.training.slides import Draw
 
 NETWORK = Network("tiny", "gmp", "softmax", 2)
 INITIAL = NETWORK.initial_weights(0)
@@ -79,24 +81,35 @@ class FakeSource:
         self.failed[error.slide] = error.reason
         return "{}; skipped".format(error)
 
-    def canvases(self, records, report):
-        for record in records:
+    def draws(self, numbered, report, prepare=None):
+        for position, record in numbered:
             if len(self.failed) == len(self.records):
                 raise TrainingError("none of the {} slides can be read".format(len(self)))
             if record.slide_id not in self.failed:
                 self.opened.append(FakeCanvas(record.slide_id))
-                yield record, self.opened[-1]
+                canvas = self.opened[-1] if prepare is None else prepare(self.opened[-1], position)
+                yield Draw(position, record, canvas)
+
+
+class InOrder:
+    """A sampler that repeats the list."""
+
+    def __init__(self, records, seed):
+        self._records = records
+
+    def since(self, position):
+        return ((number, self._records[number % len(self._records)]) for number in itertools.count(position))
 
 
 class Optimiser:
-    learning_rate = 0.125
+    learning_rate = None
 
 
 @pytest.fixture
 def train_with(slide_set, tmp_path, monkeypatch):
     """A function (engine, *overrides, train=6, val=2) -> (rows, train source, val source); closed canvases are
     checked."""
-    monkeypatch.setattr(loop, "Sampler", lambda records, seed: (record for _ in range(99) for record in records))
+    monkeypatch.setattr(loop, "Sampler", InOrder)
 
     def run(engine, *overrides, train=6, val=2):
         config = slide_set.config(tmp_path, *overrides)
@@ -134,7 +147,7 @@ def test_log(train_with, tmp_path):
     assert [row["train_accuracy"] for row in rows] == [1.0, 1.0]
     assert [row["val_loss"] for row in rows] == [0.5, 0.75]
     assert [row["val_accuracy"] for row in rows] == [0.5, 0.5]
-    assert [row["learning_rate"] for row in rows] == [0.125] * 2
+    assert [row["learning_rate"] for row in rows] == [1e-3] * 2
     assert all(row["seconds"] >= 0 and row["slides_per_minute"] > 0 for row in rows)
 
 
@@ -153,9 +166,10 @@ def test_best_checkpoint_has_the_lowest_validation_loss(train_with, tmp_path, lo
     engine = CountingEngine(train_losses=[0.1, 0.2, 0.3], val_losses=losses)
     train_with(engine, "train.epochs=3", "train.updates_per_epoch=1", val=1)
     state, progress = load_checkpoint(str(tmp_path / "best.npz"), NETWORK)
-    assert progress == {"epoch": best, "best_loss": losses[best - 1]}
+    assert (progress["epoch"], progress["best_loss"]) == (best, losses[best - 1])
     np.testing.assert_array_equal(state["output/bias"], [best, best])
-    assert load_checkpoint(str(tmp_path / "last.npz"), NETWORK)[1] == {"epoch": 3, "best_loss": losses[best - 1]}
+    last = load_checkpoint(str(tmp_path / "last.npz"), NETWORK)[1]
+    assert (last["epoch"], last["best_loss"]) == (3, losses[best - 1])
     exported, _ = load_weights(str(tmp_path / "best.h5"), NETWORK)
     np.testing.assert_array_equal(exported["output/bias"], [best, best])
 
@@ -163,7 +177,8 @@ def test_best_checkpoint_has_the_lowest_validation_loss(train_with, tmp_path, lo
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
 def test_a_loss_that_is_no_number_stops_and_names_the_slide(train_with, tmp_path, loss):
     engine = CountingEngine(train_losses=[1.0, 1.0, loss])
-    with pytest.raises(TrainingError, match="the loss of slide t2 is {}; lower train.learning_rate".format(loss)):
+    sentence = "the loss of slide t2 is {}; the checkpoint after 2 updates is kept; lower train.learning_rate"
+    with pytest.raises(TrainingError, match=sentence.format(loss)):
         train_with(engine, "train.epochs=3", "train.updates_per_epoch=2", "train.batch_size=1")
     assert load_checkpoint(str(tmp_path / "last.npz"), NETWORK)[1]["epoch"] == 1
     assert len(read_log(tmp_path)) == 1

@@ -1,6 +1,8 @@
 """From a configuration to networks, engines and slides: what train and test have in common."""
 
-from typing import Dict
+from typing import Dict, Optional
+
+import numpy as np
 
 from whole_slide_cnn.config import TrainConfig
 from whole_slide_cnn.engines import ENGINES
@@ -29,10 +31,19 @@ def make_optimiser(config: TrainConfig) -> Adam:
     return Adam(train.learning_rate, train.beta1, train.beta2, train.epsilon, decay)
 
 
-def make_engine(config: TrainConfig, network: Network, optimiser=None, report=print) -> Engine:
+def make_engine(
+    config: TrainConfig,
+    network: Network,
+    optimiser=None,
+    report=print,
+    state: Optional[Dict[str, np.ndarray]] = None,
+) -> Engine:
     """The engine a configuration asks for, with its weights' first values.
 
     States the predicted memory first, and refuses what cannot fit (design, law 4).
+
+    Args:
+        state: of a checkpoint to go on from, instead of first values.
 
     Raises:
         MemoryBudgetError: the run needs more memory than it may use.
@@ -44,13 +55,14 @@ def make_engine(config: TrainConfig, network: Network, optimiser=None, report=pr
     )
     report(plan.sentence())
     check_memory(plan, config.memory_gb)
-    weights = network.initial_weights(config.seed)
-    if optimiser is not None and config.model.weights is not None:
-        loaded, summary = load_weights(config.model.weights, network)
-        report("weights from {}: {}".format(config.model.weights, summary))
-        weights.update(loaded)
+    if state is None:
+        state = network.initial_weights(config.seed)
+        if optimiser is not None and config.model.weights is not None:
+            loaded, summary = load_weights(config.model.weights, network)
+            report("weights from {}: {}".format(config.model.weights, summary))
+            state.update(loaded)
     engine = ENGINES[config.engine](network, config.data.canvas, config.model.compute, optimiser, **options)
-    engine.load_state(weights)
+    engine.load_state(state)
     return engine
 
 
