@@ -1,22 +1,20 @@
 """The training loop, with an engine that only keeps count: what it does is the loop's own doing."""
 
 import csv
-import itertools
 import math
 import os
 
 import numpy as np
 import pytest
+from fakes import FakeSource, InOrder
 
 from whole_slide_cnn.engines.base import Prediction
 from whole_slide_cnn.errors import SlideError, TrainingError
 from whole_slide_cnn.models.network import Network
 from whole_slide_cnn.models.weights import load_weights
-from whole_slide_cnn.slides.manifest import Record
 from whole_slide_cnn.training import loop
 from whole_slide_cnn.training.checkpoint import load_checkpoint
 from whole_slide_cnn.training.loop import LOG_COLUMNS, Trainer
-from whole_slide_cnn.training.slides import Draw
 
 NETWORK = Network("tiny", "gmp", "softmax", 2)
 INITIAL = NETWORK.initial_weights(0)
@@ -57,48 +55,6 @@ class CountingEngine:
     def _check(self, canvas):
         if canvas.name in self._broken:
             raise SlideError(canvas.name, "block 7 cannot be decoded")
-
-
-class FakeCanvas:
-    def __init__(self, name):
-        self.name, self.closed = name, 0
-
-    def close(self):
-        self.closed += 1
-
-
-class FakeSource:
-    """Slides in an endless fixed order, all of which can be opened."""
-
-    def __init__(self, prefix, count):
-        self.records = tuple(Record(prefix + str(i), prefix + str(i), i % 2) for i in range(count))
-        self.failed, self.opened = {}, []
-
-    def __len__(self):
-        return len(self.records)
-
-    def fail(self, error):
-        self.failed[error.slide] = error.reason
-        return "{}; skipped".format(error)
-
-    def draws(self, numbered, report, prepare=None):
-        for position, record in numbered:
-            if len(self.failed) == len(self.records):
-                raise TrainingError("none of the {} slides can be read".format(len(self)))
-            if record.slide_id not in self.failed:
-                self.opened.append(FakeCanvas(record.slide_id))
-                canvas = self.opened[-1] if prepare is None else prepare(self.opened[-1], position)
-                yield Draw(position, record, canvas)
-
-
-class InOrder:
-    """A sampler that repeats the list."""
-
-    def __init__(self, records, seed):
-        self._records = records
-
-    def since(self, position):
-        return ((number, self._records[number % len(self._records)]) for number in itertools.count(position))
 
 
 class Optimiser:
