@@ -83,7 +83,7 @@ def write_resumption(folder, config, updates, name="provenance.json") -> str:
     try:
         with open(path, encoding="utf-8") as stream:
             begun = dict(json.load(stream))
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError):
         begun = dict(now)
     entry = dict({key: now[key] for key in ("time_utc", "command", "commit", "versions")}, updates=updates)
     begun["resumed"] = list(begun.get("resumed", [])) + [entry]
