@@ -5,16 +5,18 @@ import os
 import sys
 import warnings
 
-from whole_slide_cnn.errors import WholeSlideError
+from whole_slide_cnn.errors import Interrupted, WholeSlideError
 
 EXIT_USER_ERROR = 2
+EXIT_SIGNAL = 128  # plus the number of the signal, as shells have it: 130 for SIGINT, 143 for SIGTERM
 EXIT_INTERRUPTED = 130
 
 
 def run_command(main, arguments=None):
     """Call ``main(arguments)`` and exit the process with its return value (None counts as 0).
 
-    Errors of :class:`WholeSlideError` become ``error: <sentence>`` on standard error and exit code 2.
+    Errors of :class:`WholeSlideError` become ``error: <sentence>`` on standard error and exit code 2. A command that a
+    signal ended says so there, and exits with 128 plus the signal's number.
     """
     warnings.showwarning = _show_warning
     _quiet_tensorflow()
@@ -26,6 +28,9 @@ def run_command(main, arguments=None):
     except WholeSlideError as error:
         print("error: {}".format(error), file=sys.stderr)
         code = EXIT_USER_ERROR
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        code = EXIT_SIGNAL + stop.signal
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = EXIT_INTERRUPTED

@@ -22,7 +22,7 @@ SYNTHESIS = ("--size", "512", "--mpp", "1.0", "--tissue", "0.4", "0.7", "--lesio
 
 # Chosen by the validation loss over several seeds.
 CONFIG = """\
-# Train again:  python -m whole_slide_cnn.train --config {path}
+# Train again:  python -m whole_slide_cnn.train --config {path} --overwrite
 # Test again:   python -m whole_slide_cnn.test --config {path}
 # All keys:     python -m whole_slide_cnn.train --help-config
 result_dir: results

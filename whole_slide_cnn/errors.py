@@ -36,3 +36,11 @@ class MemoryBudgetError(WholeSlideError):
 
 class TrainingError(WholeSlideError):
     """Training cannot go on."""
+
+
+class Interrupted(Exception):
+    """A signal ended a command in good order: nothing is lost, and nothing was wrong. ``signal`` is its number."""
+
+    def __init__(self, signal, sentence):
+        super().__init__(sentence)
+        self.signal = signal

@@ -1,10 +1,13 @@
 """Files that are either wholly there or not there at all."""
 
 import contextlib
+import glob
 import os
 import tempfile
 
 from whole_slide_cnn.errors import WholeSlideError
+
+_RANDOM_CHARACTERS = 8  # that mkstemp puts into a name
 
 
 @contextlib.contextmanager
@@ -34,11 +37,30 @@ def replacing(path):
         with open(temporary, "rb") as stream:
             os.fsync(stream.fileno())
         os.replace(temporary, path)
+        _sync_folder(folder)
     except OSError as error:
         raise WholeSlideError("cannot write {}: {}".format(path, error.strerror)) from error
     finally:
         if os.path.exists(temporary):
             os.remove(temporary)
+
+
+def remove_leftovers(path):
+    """Remove what a killed process left behind of :func:`replacing` ``path``; nobody else may be writing it."""
+    path = os.path.abspath(path)
+    folder, name = os.path.split(path)
+    pattern = ".{}.{}{}".format(glob.escape(name), "?" * _RANDOM_CHARACTERS, glob.escape(os.path.splitext(name)[1]))
+    for leftover in glob.glob(os.path.join(glob.escape(folder), pattern)):
+        os.remove(leftover)
+
+
+def _sync_folder(folder):
+    """Put a renamed file's entry on the disk, so that a power cut cannot undo this file and keep a later one."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def make_folder(path):

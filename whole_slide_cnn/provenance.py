@@ -73,6 +73,24 @@ def write_provenance(folder, config, manifests=None, name="provenance.json") -> 
     return path
 
 
+def write_resumption(folder, config, updates, name="provenance.json") -> str:
+    """Add to the provenance of a run that it goes on, with what and after how many updates; returns the file's path.
+
+    Where the file is lost, it is written anew.
+    """
+    path = os.path.join(folder, name)
+    now = provenance(config)
+    try:
+        with open(path, encoding="utf-8") as stream:
+            begun = dict(json.load(stream))
+    except (OSError, ValueError, TypeError):
+        begun = dict(now)
+    entry = dict({key: now[key] for key in ("time_utc", "command", "commit", "versions")}, updates=updates)
+    begun["resumed"] = list(begun.get("resumed", [])) + [entry]
+    write_text(path, json.dumps(begun, indent=2, ensure_ascii=False) + "\n")
+    return path
+
+
 def versions() -> dict:
     """Versions of this package, Python and the installed libraries that can change a result."""
     found = {"python": platform.python_version()}

@@ -15,45 +15,76 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument(
         "--set", metavar="KEY=VALUE", action="append", default=[], help="override a key, such as train.epochs=3"
     )
+    earlier = arguments.add_mutually_exclusive_group()
+    earlier.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on from the checkpoint in the result folder, or begin where it holds none: the same command starts a "
+        "run and continues it",
+    )
+    earlier.add_argument("--overwrite", action="store_true", help="remove an earlier run from the result folder first")
     arguments.add_argument("--help-config", action="store_true", help="list every key of a configuration and exit")
     return arguments
 
 
-def train(config):
-    """Train as a configuration says; checkpoints, log, curves and provenance go to its result folder."""
+def train(config, resume=False, overwrite=False):
+    """Train as a configuration says; checkpoints, log, curves and provenance go to its result folder.
+
+    Args:
+        resume: go on from the checkpoint in the folder, if there is one.
+        overwrite: remove an earlier run from the folder.
+
+    Raises:
+        Interrupted: a signal stopped the run; a checkpoint to go on from was written.
+    """
     from whole_slide_cnn.evaluation.plots import plot_learning_curves
-    from whole_slide_cnn.provenance import write_provenance
-    from whole_slide_cnn.training import setup
-    from whole_slide_cnn.training.loop import BEST, LOG, Trainer
+    from whole_slide_cnn.provenance import write_provenance, write_resumption
+    from whole_slide_cnn.training import run_folder, setup
+    from whole_slide_cnn.training.loop import Trainer
 
     sources = setup.open_splits(config, "train")
+    network, folder = setup.make_network(config), config.result_dir
+    if resume:
+        config = run_folder.with_engine_of_run(config, network)
     config = setup.settle(config, training=True)
-    folder = config.result_dir
+    state, resumed = run_folder.begin(config, network, resume, overwrite) or (None, None)
     for path in (os.path.join(folder, "config.yaml"), config.outputs.config):
         if path is not None:
             write_text(path, resolved_yaml(config))
-    write_provenance(folder, config)
+    if resumed is None:
+        write_provenance(folder, config)
+        if resume:
+            print("no checkpoint in {} yet: starting from the beginning".format(folder))
+    else:
+        write_resumption(folder, config, resumed.progress.updates)
+        print("going on after {} updates".format(resumed.progress.updates))
     optimiser = setup.make_optimiser(config)
-    with setup.make_engine(config, setup.make_network(config), optimiser) as engine:
+    engine = setup.make_engine(config, network, optimiser, state=state)
+    del state  # as large as the model and its optimiser
+    with engine:
         try:
-            Trainer(config, engine, optimiser, sources["train"], sources.get("val")).run()
+            Trainer(config, engine, optimiser, sources["train"], sources.get("val"), resumed).run()
         finally:
             for source in sources.values():
                 source.close()
-            if os.path.exists(os.path.join(folder, LOG)):
-                plot_learning_curves(os.path.join(folder, "learning_curves.png"), os.path.join(folder, LOG))
-    print("best checkpoint: {}".format(os.path.join(folder, BEST)))
+            if os.path.exists(os.path.join(folder, run_folder.LOG)):
+                plot_learning_curves(os.path.join(folder, run_folder.CURVES), os.path.join(folder, run_folder.LOG))
+    print("best checkpoint: {}".format(os.path.join(folder, run_folder.BEST)))
 
 
 def main(arguments):
-    """Parse, load the configuration, train."""
+    """Parse, load the configuration, train.
+
+    Exit codes: 0 when the run is complete, 143 or 130 when SIGTERM or SIGINT stopped it and the same command with
+    ``--resume`` goes on, 2 for an error.
+    """
     options = parser().parse_args(arguments)
     if options.help_config:
         print(config_help())
         return 0
     if options.config is None:
         parser().error("--config is required")
-    train(load_config(options.config, options.set))
+    train(load_config(options.config, options.set), options.resume, options.overwrite)
     return 0
 
 

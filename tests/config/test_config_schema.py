@@ -14,6 +14,7 @@ from whole_slide_cnn.config import (
     config_help,
     config_to_dict,
     describe_config,
+    fixed_values,
     load_config,
     resolved_yaml,
 )
@@ -42,6 +43,27 @@ def test_defaults():
     assert (config.seed, config.memory_gb, config.streaming.window) == (0, None, 1024)
     assert (config.train.learning_rate, config.train.weight_decay, config.train.batch_size) == (2e-5, 0.01, 1)
     assert (config.data.max_failed_share, config.model.class0_bias) == (0.1, 1.0)
+
+
+def test_what_a_resumed_run_must_keep():
+    """All but what says where things are, how often something is saved, and when to stop."""
+    config = config_from_dict(values({"mpp": 0.5}, train={"batch_size": 3}))
+    fixed = fixed_values(config)
+    every = {entry.key for entry in describe_config()}
+    assert fixed["train.batch_size"] == 3 and fixed["data.canvas"] == [64, 64] and fixed["data.classes"] == ["a", "b"]
+    assert every - set(fixed) == {
+        "result_dir",
+        "memory_gb",
+        "data.slides",
+        "data.test",
+        "data.max_failed_share",
+        "train.epochs",
+        "train.checkpoint_every_minutes",
+        "train.checkpoint_every_updates",
+        "train.tensorboard",
+    }
+    defaults = fixed_values()
+    assert defaults["train.batch_size"] == 1 and set(fixed) - set(defaults) == {"data.classes", "data.canvas"}
 
 
 def test_magnification_is_converted_once():

@@ -14,7 +14,14 @@ import pytest
 import whole_slide_cnn.provenance as provenance_module
 from whole_slide_cnn.config import config_from_dict
 from whole_slide_cnn.errors import ManifestError
-from whole_slide_cnn.provenance import describe_list, git_commit, provenance, versions, write_provenance
+from whole_slide_cnn.provenance import (
+    describe_list,
+    git_commit,
+    provenance,
+    versions,
+    write_provenance,
+    write_resumption,
+)
 
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
 LIST = b"case_id,slide_id,label\nc1,s1,a\nc2,s2,b\n\n"
@@ -41,6 +48,28 @@ def test_the_record_is_complete(config, tmp_path):
     age = datetime.datetime.now(datetime.timezone.utc) - _time(record["time_utc"])
     assert abs(age.total_seconds()) < 60
     assert socket.gethostname() not in json.dumps(dict(record, config=None, command=None, data_lists=None))
+
+
+def test_a_run_that_goes_on_keeps_its_origin(config, tmp_path):
+    with open(write_provenance(str(tmp_path), config), encoding="utf-8") as stream:
+        begun = json.load(stream)
+    for updates in (30, 70):
+        path = write_resumption(str(tmp_path), config, updates)
+    with open(path, encoding="utf-8") as stream:
+        record = json.load(stream)
+    resumed = record.pop("resumed")
+    assert record == begun
+    assert [entry["updates"] for entry in resumed] == [30, 70]
+    assert resumed[0]["versions"] == begun["versions"] and resumed[0]["command"] == sys.argv
+
+
+@pytest.mark.parametrize("content", [None, "half a {", "[1]"])
+def test_a_lost_origin_is_written_anew(config, tmp_path, content):
+    if content is not None:
+        (tmp_path / "provenance.json").write_text(content, encoding="utf-8")
+    with open(write_resumption(str(tmp_path), config, 5), encoding="utf-8") as stream:
+        record = json.load(stream)
+    assert record["seed"] == 7 and record["resumed"][0]["updates"] == 5
 
 
 def _time(text):

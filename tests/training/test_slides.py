@@ -220,3 +220,75 @@ def test_real_slides(slide_set):
     source.close()
     assert found == [("train-0", (192, 208), (150, 170)), ("train-1", (192, 208), (150, 170))]
     assert len(reported) == 1 and "absent" in reported[0]
+
+
+# Positions: what a resumed run takes up, and what augmentation draws from.
+
+
+@settings(deadline=None, max_examples=30)
+@given(count=st.integers(1, 9), seed=st.integers(0, 2**32 - 1), position=st.integers(0, 40))
+def test_a_stream_can_be_taken_up_anywhere(count, seed, position):
+    records = records_of(count)
+    whole = first(Sampler(records, seed).since(0), position + 12)
+    assert [number for number, _ in whole] == list(range(position + 12))
+    assert first(Sampler(records, seed).since(position), 12) == whole[position:]
+    assert [record for _, record in whole] == first(Sampler(records, seed), position + 12)
+
+
+class Prepared:
+    """A canvas made from another one."""
+
+    def __init__(self, canvas, position):
+        self.canvas, self.position, self.name = canvas, position, canvas.name
+
+    def close(self):
+        self.canvas.close()
+
+
+@pytest.mark.parametrize("broken", ["slide-2", None])
+def test_positions_do_not_depend_on_what_broke(make_source, opened, broken):
+    """Every slide is prepared with the position it has in the stream, counted with the slides that are left out."""
+    records = records_of(5)
+    opened.broken.update({broken} if broken else ())
+    stream = make_source(records).draws(Sampler(records, 1).since(3), lambda text: None, Prepared)
+    found = first(stream, 9)
+    stream.close()
+    wanted = [entry for entry in first(Sampler(records, 1).since(3), 13) if entry[1].slide_id != broken]
+    assert [(draw.position, draw.record) for draw in found] == wanted[:9]
+    assert [draw.canvas.position for draw in found] == [draw.position for draw in found]
+    assert [draw.canvas.name for draw in found] == [draw.record.slide_id for draw in found]
+    for draw in found:
+        draw.canvas.close()
+    assert [canvas.closed for canvas in opened] == [1] * len(opened)
+
+
+def test_preparation_runs_ahead_in_the_thread_that_opens(make_source, opened):
+    records, threads = records_of(2), []
+
+    def prepare(canvas, position):
+        threads.append(threading.current_thread().name)
+        return canvas
+
+    list(make_source(records).draws(enumerate(records), pytest.fail, prepare))
+    assert len(threads) == 2 and all(name.startswith("slide-opener") for name in threads)
+
+
+@pytest.mark.parametrize("error, swallowed", [(SlideError("slide-1", "bad tile"), True), (ValueError("defect"), False)])
+def test_a_preparation_that_fails_leaves_no_slide_open(make_source, opened, error, swallowed):
+    records, reported = records_of(3), []
+
+    def prepare(canvas, position):
+        if canvas.name == "slide-1":
+            raise error
+        return canvas
+
+    source = make_source(records)
+    stream = source.draws(enumerate(records), reported.append, prepare)
+    if swallowed:
+        assert [draw.position for draw in stream] == [0, 2]
+        assert reported == ["slide slide-1: bad tile; skipped for the rest of this run"]
+    else:
+        with pytest.raises(ValueError, match="defect"):
+            list(stream)
+    source.close()
+    assert [canvas.closed for canvas in opened if canvas.name == "slide-1"] == [1]

@@ -73,11 +73,14 @@ def fixed_order(monkeypatch):
     """A function (names, ...) that replaces the random order of slides; each name is one slide of a batch."""
 
     def order(*names):
-        def in_that_order(records, seed):
-            by_name = {record.slide_id: record for record in records}
-            return iter([by_name[name] for name in names])
+        class InThatOrder:
+            def __init__(self, records, seed):
+                self._by_name = {record.slide_id: record for record in records}
 
-        monkeypatch.setattr(loop, "Sampler", in_that_order)
+            def since(self, position):
+                return enumerate(self._by_name[name] for name in names[position:])
+
+        monkeypatch.setattr(loop, "Sampler", InThatOrder)
 
     return order
 

@@ -6,6 +6,7 @@ from whole_slide_cnn.config.load import (
     config_help,
     config_to_dict,
     describe_config,
+    fixed_values,
     load_config,
     resolved_yaml,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "config_help",
     "config_to_dict",
     "describe_config",
+    "fixed_values",
     "load_config",
     "parse_overrides",
     "resolved_yaml",

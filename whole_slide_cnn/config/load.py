@@ -65,6 +65,26 @@ def config_to_dict(config) -> Dict[str, Any]:
     }
 
 
+def fixed_values(config=None) -> Dict[str, Any]:
+    """What must stay as it is when a run is resumed: dotted keys and their values, in plain YAML types.
+
+    Args:
+        config: a configuration, or None for the defaults of those keys that have one.
+    """
+    fixed = {}
+    for key, field, _ in _leaves(TrainConfig):
+        if field.metadata.get("may_change"):
+            continue
+        value = field.default
+        if config is not None:
+            value = config
+            for name in key.split("."):
+                value = getattr(value, name)
+        if value is not dataclasses.MISSING:
+            fixed[key] = list(value) if isinstance(value, tuple) else value
+    return fixed
+
+
 def resolved_yaml(config) -> str:
     """Every key of a configuration in YAML; loading it gives an equal configuration."""
     # Not allow_unicode: PyYAML then writes characters such as U+0085 that it reads back as spaces.

@@ -25,8 +25,9 @@ def option(help, default=dataclasses.MISSING, **rules):
         help: one sentence that says what the option does, with its unit.
         default: the value where none is given; without it the option is required.
         rules: ``choices`` (allowed texts), ``path=True`` (a file or folder, relative to the file that states it),
-            ``above``, ``at_least``, ``below``, ``at_most`` (bounds of numbers), and ``prepare`` (a function applied to
-            the raw value before its type is checked).
+            ``above``, ``at_least``, ``below``, ``at_most`` (bounds of numbers), ``prepare`` (a function applied to
+            the raw value before its type is checked), and ``may_change=True`` (no number that training computes depends
+            on it, so that it may differ when a run is resumed).
     """
     return dataclasses.field(default=default, metadata=dict(rules, help=help))
 

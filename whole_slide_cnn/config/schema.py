@@ -15,6 +15,8 @@ ENGINES = ("auto", "direct", "streaming")
 READERS = ("auto", "openslide", "image")
 OPTIMIZERS = ("adam", "adamw")
 WEIGHT_EXTENSIONS = (".h5", ".hdf5")
+LR_SCALINGS = ("none", "sqrt")
+ON_PLATEAU = ("reduce", "rollback")
 
 # A 10x objective with the usual camera gives 1 um/px, a 20x one 0.5 um/px.
 MPP_TIMES_MAGNIFICATION = 10.0
@@ -36,8 +38,8 @@ class Data(Section):
     )
     train: Optional[str] = option("Data list (CSV) of the slides to train on.", None, path=True)
     val: Optional[str] = option("Data list (CSV) of the slides that choose the best checkpoint.", None, path=True)
-    test: Optional[str] = option("Data list (CSV) of the slides to score.", None, path=True)
-    slides: str = option("Folder of the slide files.", ".", path=True)
+    test: Optional[str] = option("Data list (CSV) of the slides to score.", None, path=True, may_change=True)
+    slides: str = option("Folder of the slide files.", ".", path=True, may_change=True)
     extension: str = option("Ending added to a slide_id to get its file name, such as .svs; empty adds nothing.", "")
     reader: str = option(
         "Library that reads slides: openslide, image (Pillow and tifffile), or auto, which picks one per file.",
@@ -63,10 +65,13 @@ class Data(Section):
         0.1,
         at_least=0,
         at_most=1,
+        may_change=True,
     )
 
     allow_shared_cases: bool = option(
-        "Let a case be in two data lists, with a warning; scores of slides that were trained on mean nothing.", False
+        "Let a case be in two data lists, with a warning; scores of slides that were trained on mean nothing.",
+        False,
+        may_change=True,
     )
 
     def check_rules(self):
@@ -135,9 +140,69 @@ class Training(Section):
     beta1: float = option("Decay rate of the running mean of gradients.", 0.9, at_least=0, below=1)
     beta2: float = option("Decay rate of the running mean of squared gradients.", 0.999, at_least=0, below=1)
     epsilon: float = option("Added to the denominator of the update.", 1e-8, above=0)
-    epochs: int = option("Number of epochs; each ends with a validation and a checkpoint.", 100, at_least=1)
+    lr_scaling: str = option(
+        "What learning_rate and min_learning_rate are multiplied by: none (1) or sqrt (the square root of the number "
+        "of processes that train together).",
+        "none",
+        choices=LR_SCALINGS,
+    )
+    min_learning_rate: float = option("The learning rate is never reduced below this.", 0.0, at_least=0)
+    reduce_factor: float = option("What the learning rate is multiplied by on a plateau.", 0.1, above=0, below=1)
+    reduce_patience: Optional[int] = option(
+        "Epochs in a row without a lower validation loss (training loss where nothing is validated) that are a plateau "
+        "and reduce the learning rate, until it is min_learning_rate; null never reduces it.",
+        None,
+        at_least=1,
+    )
+    on_plateau: str = option(
+        "What else happens when the learning rate is reduced: reduce (nothing), or rollback (the weights return to "
+        "those of the best epoch, and the optimizer's running means with them: they are neither kept nor set to zero).",
+        "reduce",
+        choices=ON_PLATEAU,
+    )
+    early_stop_patience: Optional[int] = option(
+        "Epochs in a row without a lower validation loss, at a learning rate that is not reduced any more, that end "
+        "the run before its last epoch; null never does.",
+        None,
+        at_least=1,
+    )
+    epochs: int = option(
+        "Number of epochs; each ends with a validation and a checkpoint.", 100, at_least=1, may_change=True
+    )
     updates_per_epoch: int = option("Optimizer updates in one epoch.", 100, at_least=1)
     batch_size: int = option("Slides whose mean gradient makes one update.", 1, at_least=1)
+    checkpoint_every_minutes: float = option(
+        "Minutes after which the next update or validated slide is followed by a checkpoint, besides that at each "
+        "epoch's end.",
+        10.0,
+        above=0,
+        may_change=True,
+    )
+    checkpoint_every_updates: Optional[int] = option(
+        "Updates after which a checkpoint is written, besides that at each epoch's end and those by the clock; null "
+        "leaves it to the clock.",
+        None,
+        at_least=1,
+        may_change=True,
+    )
+    tensorboard: bool = option(
+        "Whether scalars for TensorBoard are written to the folder tensorboard in result_dir.", True, may_change=True
+    )
+
+    def check_rules(self):
+        if self.min_learning_rate > self.learning_rate:
+            raise ConfigError(
+                "train.min_learning_rate: {} is above train.learning_rate, {}".format(
+                    self.min_learning_rate, self.learning_rate
+                )
+            )
+        if self.on_plateau == "rollback" and self.reduce_patience is None:
+            raise ConfigError("train.on_plateau: rollback needs train.reduce_patience, which says what a plateau is")
+        if None not in (self.reduce_patience, self.early_stop_patience) and not self.min_learning_rate:
+            raise ConfigError(
+                "train.early_stop_patience: counts from the last reduction of the learning rate; give "
+                "train.min_learning_rate, so that there is a last one"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,12 +213,20 @@ class Outputs(Section):
         "File (.h5) for the best weights, which test then scores; null means best.npz of the result folder.",
         None,
         path=True,
+        may_change=True,
     )
-    config: Optional[str] = option("File for the resolved configuration of a training run.", None, path=True)
-    train_times: Optional[str] = option("File (CSV) for the seconds of every update.", None, path=True)
-    test_times: Optional[str] = option("File (CSV) for the seconds of every scored slide.", None, path=True)
+    config: Optional[str] = option(
+        "File for the resolved configuration of a training run.", None, path=True, may_change=True
+    )
+    train_times: Optional[str] = option("File (CSV) for the seconds of every update.", None, path=True, may_change=True)
+    test_times: Optional[str] = option(
+        "File (CSV) for the seconds of every scored slide.", None, path=True, may_change=True
+    )
     test_scores: Optional[str] = option(
-        "File (JSON) for slide_path, y_true and y_pred of every slide of the test list.", None, path=True
+        "File (JSON) for slide_path, y_true and y_pred of every slide of the test list.",
+        None,
+        path=True,
+        may_change=True,
     )
 
     def check_rules(self):
@@ -169,7 +242,7 @@ class Outputs(Section):
 class TrainConfig(Section):
     """Everything that train and test need to know."""
 
-    result_dir: str = option("Folder for checkpoints, logs, scores and figures.", path=True)
+    result_dir: str = option("Folder for checkpoints, logs, scores and figures.", path=True, may_change=True)
     data: Data = option("Slides, their labels, and the canvas they are placed on.")
     seed: int = option("Seed of initial weights and of the order of slides.", 0, at_least=0, at_most=2**32 - 1)
     engine: str = option(
@@ -182,6 +255,7 @@ class TrainConfig(Section):
         "Memory in GB (10^9 bytes) that a run may use; one that needs more is refused. null means all the machine has.",
         None,
         above=0,
+        may_change=True,
     )
     model: Model = option("The network.", Model())
     streaming: Streaming = option("The streaming engine.", Streaming())

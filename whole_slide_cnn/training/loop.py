@@ -1,22 +1,33 @@
-"""Epochs of updates, validation, the best checkpoint, and a log."""
+"""Epochs of updates, validation, checkpoints, the schedule, and a log."""
 
+import contextlib
 import csv
 import io
+import itertools
 import math
 import os
+import shutil
+import signal
 import time
-from typing import Dict, List, NamedTuple, Optional
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 from tqdm import tqdm
 
 from whole_slide_cnn.config import TrainConfig
 from whole_slide_cnn.engines.base import Engine, Prediction
-from whole_slide_cnn.errors import SlideError, TrainingError
-from whole_slide_cnn.files import write_text
+from whole_slide_cnn.errors import Interrupted, SlideError, TrainingError
+from whole_slide_cnn.files import replacing, write_text
 from whole_slide_cnn.models.weights import save_weights
-from whole_slide_cnn.training.checkpoint import save_checkpoint
-from whole_slide_cnn.training.slides import Sampler, SlideSource
+from whole_slide_cnn.slides.manifest import Record
+from whole_slide_cnn.training import run_folder, schedule
+from whole_slide_cnn.training.checkpoint import load_checkpoint, save_checkpoint
+from whole_slide_cnn.training.progress import Means, Progress, Tally
+from whole_slide_cnn.training.run_folder import BEST, LAST, LOG, WEIGHTS
+from whole_slide_cnn.training.scalars import FOLDER as SCALARS
+from whole_slide_cnn.training.scalars import Scalars
+from whole_slide_cnn.training.signals import StopSignals
+from whole_slide_cnn.training.slides import Draw, Prepare, Sampler, SlideSource
 from whole_slide_cnn.training.times import UPDATE_COLUMNS, TimeRecord
 
 LOG_COLUMNS = (
@@ -31,157 +42,304 @@ LOG_COLUMNS = (
     "seconds",
 )
 
-BEST, LAST, WEIGHTS, LOG = "best.npz", "last.npz", "best.h5", "log.csv"
-
-
-class Means(NamedTuple):
-    """Mean loss and accuracy over slides; nan where there were none."""
-
-    loss: float
-    accuracy: float
-
 
 class Trainer:
     """Trains an engine on the slides of a configuration.
 
-    The best checkpoint is the one with the lowest validation loss, or training loss where nothing is validated.
+    The best checkpoint is the one with the lowest validation loss, or training loss where nothing is validated. A run
+    that was stopped or killed goes on from its last checkpoint to the same weights, bit for bit (design, law 5).
 
     Args:
-        optimiser: the one the engine was built with.
+        engine: with the weights and the optimiser state to go on from.
+        optimiser: the one the engine was built with; its learning rate follows the schedule.
         train: slides to train on.
         val: slides to validate on, or None.
+        resumed: how far the run is; None for one that begins.
+        processes: how many train together.
+        prepare: applied to the canvas of every slide that is trained on, with the position of its draw.
     """
 
-    def __init__(self, config: TrainConfig, engine: Engine, optimiser, train: SlideSource, val: Optional[SlideSource]):
+    def __init__(
+        self,
+        config: TrainConfig,
+        engine: Engine,
+        optimiser,
+        train: SlideSource,
+        val: Optional[SlideSource],
+        resumed: Optional[run_folder.Resumption] = None,
+        processes: int = 1,
+        prepare: Optional[Prepare] = None,
+    ):
         self._config = config
         self._engine = engine
         self._optimiser = optimiser
         self._train = train
         self._val = val
-        self._rows: List[Dict] = []
-        self._times = TimeRecord(config.outputs.train_times, UPDATE_COLUMNS)
+        self._prepare = prepare
+        self._rules = schedule.make_rules(config.train, processes)
+        if resumed is None:
+            self._progress = Progress(schedule.first_state(self._rules))
+            self._origin = run_folder.origin(config, processes)
+        else:
+            self._progress, self._origin = resumed.progress, resumed.origin
+            for name, source in self._sources():
+                source.failed.update(resumed.failed.get(name, {}))
+        self._saved, self._saved_at = self._progress, time.monotonic()
+        self._times = TimeRecord(config.outputs.train_times, UPDATE_COLUMNS, self._progress.updates)
 
-    def run(self):
+    def run(self) -> List[Dict]:
         """Train to the end of the last epoch; returns the rows of the log.
 
+        The first SIGINT or SIGTERM is followed by a checkpoint and :class:`~whole_slide_cnn.errors.Interrupted`.
+
         Raises:
-            TrainingError: the loss is not a number, all slides are broken, or more of them than the set share.
+            Interrupted: a signal asked to stop.
+            TrainingError: a loss or a weight is no number, all slides are broken, or more of them than the set share.
         """
-        settings = self._config.train
-        stream = self._train.canvases(Sampler(self._train.records, self._config.seed), tqdm.write)
-        best = math.inf
-        try:
-            for epoch in range(1, settings.epochs + 1):
-                started = time.monotonic()
-                trained = self._run_epoch(stream, epoch)
-                seconds = time.monotonic() - started
-                validated = self._validate(epoch)
-                self._log(epoch, trained, validated, seconds)
-                loss = trained.loss if math.isnan(validated.loss) else validated.loss
-                is_best = loss < best
-                best = min(best, loss)
-                self._save(epoch, best, is_best)
-                tqdm.write(_summary(epoch, settings.epochs, trained, validated, is_best))
-        finally:
-            stream.close()
+        settings, progress = self._config.train, self._progress
+        self._catch_up()
+        sampler = Sampler(self._train.records, self._config.seed)
+        with contextlib.ExitStack() as stack:
+            folder = os.path.join(self._config.result_dir, SCALARS) if settings.tensorboard else None
+            self._scalars = stack.enter_context(Scalars(folder, progress.updates, progress.epoch))
+            draws = self._train.draws(sampler.since(progress.position), tqdm.write, self._prepare)
+            stack.enter_context(contextlib.closing(draws))
+            self._signals = stack.enter_context(StopSignals(tqdm.write))
+            while self._progress.epoch < settings.epochs and not self._progress.schedule.stopped:
+                self._stop_if_asked()
+                self._optimiser.learning_rate = self._progress.schedule.learning_rate
+                self._run_epoch(draws)
+                self._validate()
+                self._end_epoch()
         self._check_failures()
-        return self._rows
+        return list(self._progress.rows)
 
-    def _run_epoch(self, stream, epoch: int) -> Means:
-        settings = self._config.train
-        predictions, labels = [], []
-        with slide_bar(
-            "epoch {}/{}".format(epoch, settings.epochs), settings.updates_per_epoch * settings.batch_size
-        ) as bar:
-            for update in range(settings.updates_per_epoch):
+    def _sources(self) -> List[Tuple[str, SlideSource]]:
+        return [(name, source) for name, source in (("train", self._train), ("val", self._val)) if source is not None]
+
+    # An epoch.
+
+    def _run_epoch(self, draws):
+        """The updates of an epoch that have not been made yet."""
+        settings, progress = self._config.train, self._progress
+        done = progress.updates - progress.epoch * settings.updates_per_epoch
+        title = "epoch {}/{}".format(progress.epoch + 1, settings.epochs)
+        with slide_bar(title, settings.updates_per_epoch * settings.batch_size, done * settings.batch_size) as bar:
+            for _ in range(done, settings.updates_per_epoch):
                 started = time.monotonic()
-                records, batch = self._update(stream)
-                done = (epoch - 1) * settings.updates_per_epoch + update + 1
-                self._times.add(done, len(records), time.monotonic() - started)
-                predictions += batch
-                labels += [record.label for record in records]
-                bar.update(len(records))
-                bar.set_postfix_str("loss {:.4f}".format(np.mean([prediction.loss for prediction in predictions])))
-        return _means(predictions, labels)
+                drawn, predictions = self._update(draws)
+                trained = self._progress.trained
+                for draw, prediction in zip(drawn, predictions):
+                    trained = trained.add(prediction, draw.record.label)
+                seconds = time.monotonic() - started
+                self._progress = self._progress.after_update(drawn[-1].position + 1, trained, seconds)
+                self._times.add(self._progress.updates, len(drawn), seconds)
+                self._log_update(drawn, predictions, seconds)
+                bar.update(len(drawn))
+                bar.set_postfix_str("loss {:.4f}".format(trained.means().loss))
+                self._pause()
 
-    def _update(self, stream):
+    def _update(self, draws) -> Tuple[List[Draw], Sequence[Prediction]]:
         """One optimiser step on the next ``batch_size`` readable slides. A slide that breaks in the middle of it is
         replaced by the next one, and its step starts again from the weights before it."""
-        pairs = []
+        drawn: List[Draw] = []
         try:
             while True:
-                while len(pairs) < self._config.train.batch_size:
-                    pairs.append(next(stream))
-                records, canvases = zip(*pairs)
+                while len(drawn) < self._config.train.batch_size:
+                    drawn.append(next(draws))
+                canvases = [draw.canvas for draw in drawn]
                 try:
-                    predictions = self._engine.train_batch(canvases, [record.label for record in records])
+                    predictions = self._engine.train_batch(canvases, [draw.record.label for draw in drawn])
                 except SlideError as error:
                     tqdm.write(self._train.fail(error))
-                    for record, canvas in pairs:
-                        if record.slide_id == error.slide:
-                            canvas.close()
-                    pairs = [pair for pair in pairs if pair[0].slide_id != error.slide]
+                    for draw in drawn:
+                        if draw.record.slide_id == error.slide:
+                            draw.canvas.close()
+                    drawn = [draw for draw in drawn if draw.record.slide_id != error.slide]
                     continue
-                _refuse_nan(records, predictions)
-                return records, predictions
+                for draw, prediction in zip(drawn, predictions):
+                    self._refuse_nan(draw.record, prediction)
+                return drawn, predictions
         finally:
-            for _, canvas in pairs:
-                canvas.close()
+            for draw in drawn:
+                draw.canvas.close()
 
-    def _validate(self, epoch: int) -> Means:
+    def _validate(self):
+        """The slides of the validation list that have not been validated yet."""
         if self._val is None:
-            return Means(math.nan, math.nan)
-        predictions, labels = [], []
-        stream = self._val.canvases(self._val.records, tqdm.write)
-        with slide_bar("validation {}".format(epoch), len(self._val) - len(self._val.failed)) as bar:
-            for record, canvas in stream:
+            return
+        progress = self._progress
+        title = "validation {}".format(progress.epoch + 1)
+        left = itertools.islice(enumerate(self._val.records), progress.val_position, None)
+        with contextlib.closing(self._val.draws(left, tqdm.write)) as draws, slide_bar(
+            title, len(self._val) - len(self._val.failed), progress.validated.slides
+        ) as bar:
+            for draw in draws:
+                validated = self._progress.validated
                 try:
-                    predictions.append(self._engine.predict(canvas, record.label))
-                    labels.append(record.label)
+                    prediction = self._engine.predict(draw.canvas, draw.record.label)
+                    self._refuse_nan(draw.record, prediction)
+                    validated = validated.add(prediction, draw.record.label)
                 except SlideError as error:
                     tqdm.write(self._val.fail(error))
                 finally:
-                    canvas.close()
+                    draw.canvas.close()
+                self._progress = self._progress.after_validated(draw.position + 1, validated)
                 bar.update()
-        return _means(predictions, labels)
+                self._pause()
 
-    def _log(self, epoch: int, trained: Means, validated: Means, seconds: float):
+    def _end_epoch(self):
+        """Log, schedule and checkpoint, in an order in which nothing is lost wherever it is cut off."""
+        progress = self._progress
+        trained, validated = progress.trained.means(), progress.validated.means()
+        turn = schedule.advance(self._rules, progress.schedule, (trained if self._val is None else validated).loss)
+        row = self._row(trained, validated)
+        self._progress = progress.after_epoch(turn.state, row)
+        if turn.rolls_back:
+            self._engine.load_state(self._best_state())
+        self._scalars.epoch(row["epoch"], {key: row[key] for key in LOG_COLUMNS if key not in ("epoch", "updates")})
+        self._save()
+        if turn.improved:
+            self._publish_best(self._engine.state())
+        self._write_log()
+        tqdm.write(_summary(row["epoch"], self._config.train.epochs, trained, validated, turn))
+
+    def _row(self, trained: Means, validated: Means) -> Dict:
+        progress = self._progress
+        return {
+            "epoch": progress.epoch + 1,
+            "updates": progress.updates,
+            "learning_rate": progress.schedule.learning_rate,
+            "train_loss": trained.loss,
+            "train_accuracy": trained.accuracy,
+            "val_loss": validated.loss,
+            "val_accuracy": validated.accuracy,
+            "slides_per_minute": round(60.0 * progress.trained.slides / progress.seconds, 3),
+            "seconds": round(progress.seconds, 3),
+        }
+
+    def _log_update(self, drawn: List[Draw], predictions: Sequence[Prediction], seconds: float):
+        tally = Tally()
+        for draw, prediction in zip(drawn, predictions):
+            tally = tally.add(prediction, draw.record.label)
+        means = tally.means()
+        values = {
+            "loss": means.loss,
+            "accuracy": means.accuracy,
+            "learning_rate": self._optimiser.learning_rate,
+            "slides_per_minute": 60.0 * tally.slides / seconds,
+        }
+        self._scalars.update(self._progress.updates, values)
+
+    def _refuse_nan(self, record: Record, prediction: Prediction):
+        if not math.isfinite(prediction.loss):
+            raise TrainingError(
+                "the loss of slide {} is {}; {}lower train.learning_rate, or check the slide".format(
+                    record.slide_id, prediction.loss, self._kept()
+                )
+            )
+
+    # Stopping and going on.
+
+    def _pause(self):
+        """Between two updates or two validated slides: stop where that was asked for, save where that is due."""
+        self._stop_if_asked()
         settings = self._config.train
-        slides = settings.updates_per_epoch * settings.batch_size
-        self._rows.append(
-            {
-                "epoch": epoch,
-                "updates": epoch * settings.updates_per_epoch,
-                "learning_rate": self._optimiser.learning_rate,
-                "train_loss": trained.loss,
-                "train_accuracy": trained.accuracy,
-                "val_loss": validated.loss,
-                "val_accuracy": validated.accuracy,
-                "slides_per_minute": round(60.0 * slides / seconds, 3),
-                "seconds": round(seconds, 3),
-            }
+        every = settings.checkpoint_every_updates
+        due = (time.monotonic() - self._saved_at) / 60.0 >= settings.checkpoint_every_minutes
+        if due or (every is not None and self._progress.updates - self._saved.updates >= every):
+            self._save()
+
+    def _stop_if_asked(self):
+        if self._signals.received is None:
+            return
+        self._save()
+        raise Interrupted(
+            self._signals.received,
+            "stopped by {} after {} updates, saved in {}; go on with --resume".format(
+                signal.Signals(self._signals.received).name, self._progress.updates, self._path(LAST)
+            ),
         )
+
+    def _save(self):
+        """Replace the checkpoint; what it must not be ahead of is written first.
+
+        Raises:
+            TrainingError: a weight is not a number.
+        """
+        state = self._engine.state()
+        broken = [name for name, value in state.items() if not np.isfinite(value).all()]
+        if broken:
+            raise TrainingError(
+                "after {} updates {} holds numbers that are not finite; {}lower train.learning_rate".format(
+                    self._progress.updates, broken[0], self._kept()
+                )
+            )
+        self._scalars.flush()
+        self._times.write()
+        failed = {name: source.failed for name, source in self._sources()}
+        values = run_folder.describe(self._progress, failed, self._origin)
+        save_checkpoint(self._path(LAST), self._engine.network, state, values)
+        self._saved, self._saved_at = self._progress, time.monotonic()
+
+    def _kept(self) -> str:
+        """The part of a sentence that says which checkpoint is left."""
+        if not os.path.exists(self._path(LAST)):
+            return ""
+        return "the checkpoint after {} updates is kept; ".format(self._saved.updates)
+
+    def _catch_up(self):
+        """Bring the files that follow the checkpoint up to it: a run may have been killed before it wrote them."""
+        state = self._progress.schedule
+        if not self._progress.updates:
+            return
+        if state.best_epoch == state.epoch and not self._progress.trained.slides:
+            if state.epoch:  # the checkpoint itself is the best one
+                self._publish_best(self._engine.state())
+        elif state.best_epoch:
+            self._best_state()
+        self._write_log()
+
+    def _publish_best(self, state: Dict[str, np.ndarray]):
+        """Make the checkpoint, which holds this state, the best one."""
+        with replacing(self._path(BEST)) as temporary:
+            shutil.copyfile(self._path(LAST), temporary)
+        for path in (self._path(WEIGHTS), self._config.outputs.weights):
+            if path is not None:
+                save_weights(path, self._engine.network, state)
+
+    def _best_state(self) -> Dict[str, np.ndarray]:
+        """Weights and optimiser state at the end of the best epoch.
+
+        Raises:
+            WeightsError: they are not there.
+            TrainingError: they are those of another run.
+        """
+        state, values = load_checkpoint(self._path(BEST), self._engine.network)
+        if values["epoch"] != self._progress.schedule.best_epoch:
+            raise TrainingError(
+                "{} is of epoch {}, but the best epoch of the run of {} is {}; put the right one back".format(
+                    self._path(BEST), values["epoch"], LAST, self._progress.schedule.best_epoch
+                )
+            )
+        return state
+
+    def _write_log(self):
+        if not self._progress.rows:
+            return
         text = io.StringIO()
         writer = csv.DictWriter(text, LOG_COLUMNS)
         writer.writeheader()
-        for row in self._rows:
+        for row in self._progress.rows:
             writer.writerow({key: "" if value != value else value for key, value in row.items()})
-        write_text(os.path.join(self._config.result_dir, LOG), text.getvalue())
+        write_text(self._path(LOG), text.getvalue())
 
-    def _save(self, epoch: int, best: float, is_best: bool):
-        self._times.write()
-        state = self._engine.state()
-        progress = {"epoch": epoch, "best_loss": best}
-        save_checkpoint(os.path.join(self._config.result_dir, LAST), self._engine.network, state, progress)
-        if is_best:
-            save_checkpoint(os.path.join(self._config.result_dir, BEST), self._engine.network, state, progress)
-            for path in (os.path.join(self._config.result_dir, WEIGHTS), self._config.outputs.weights):
-                if path is not None:
-                    save_weights(path, self._engine.network, state)
+    def _path(self, name: str) -> str:
+        return os.path.join(self._config.result_dir, name)
 
     def _check_failures(self):
         """End with an error where more slides were skipped than the configuration allows (design, law 5)."""
-        sources = [source for source in (self._train, self._val) if source is not None]
+        sources = [source for _, source in self._sources()]
         failed = {name: reason for source in sources for name, reason in source.failed.items()}
         total = sum(len(source) for source in sources)
         if len(failed) > self._config.data.max_failed_share * total:
@@ -195,28 +353,19 @@ class Trainer:
             tqdm.write("finished without {} unreadable slides: {}".format(len(failed), ", ".join(sorted(failed))))
 
 
-def _refuse_nan(records, predictions):
-    for record, prediction in zip(records, predictions):
-        if not math.isfinite(prediction.loss):
-            raise TrainingError(
-                "the loss of slide {} is {}; lower train.learning_rate, or check the slide".format(
-                    record.slide_id, prediction.loss
-                )
-            )
-
-
-def _means(predictions: List[Prediction], labels: List[int]) -> Means:
-    if not predictions:
-        return Means(math.nan, math.nan)
-    right = [int(np.argmax(prediction.probabilities)) == label for prediction, label in zip(predictions, labels)]
-    return Means(float(np.mean([prediction.loss for prediction in predictions])), float(np.mean(right)))
-
-
-def _summary(epoch: int, epochs: int, trained: Means, validated: Means, is_best: bool) -> str:
+def _summary(epoch: int, epochs: int, trained: Means, validated: Means, turn: schedule.Turn) -> str:
     text = "epoch {}/{}: train loss {:.4f}, accuracy {:.3f}".format(epoch, epochs, *trained)
     if not math.isnan(validated.loss):
         text += "; validation loss {:.4f}, accuracy {:.3f}".format(*validated)
-    return text + (" (best so far)" if is_best else "")
+    if turn.improved:
+        text += " (best so far)"
+    if turn.reduced:
+        text += "; learning rate {:g} from here on".format(turn.state.learning_rate)
+    if turn.rolls_back:
+        text += ", from the weights of epoch {}".format(turn.state.best_epoch)
+    if turn.state.stopped:
+        text += "; no better since epoch {}: stopping early".format(turn.state.best_epoch)
+    return text
 
 
 class SlideBar(tqdm):
@@ -225,15 +374,16 @@ class SlideBar(tqdm):
     @property
     def format_dict(self):
         values = super().format_dict
-        rate = values["rate"] or (values["n"] / values["elapsed"] if values["elapsed"] else 0.0)
+        rate = values["rate"] or ((values["n"] - values["initial"]) / values["elapsed"] if values["elapsed"] else 0.0)
         values["slides_per_minute"] = "{:.1f}".format(60.0 * rate)
         return values
 
 
-def slide_bar(text: str, slides: int) -> SlideBar:
+def slide_bar(text: str, slides: int, done: int = 0) -> SlideBar:
     """A progress bar with slides per minute and the time left; silent where standard error is no terminal."""
     return SlideBar(
         total=slides,
+        initial=done,
         desc=text,
         bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} slides, {slides_per_minute}/min, "
         "{remaining} left{postfix}",

@@ -5,6 +5,7 @@ import os
 import warnings
 from typing import Dict, Optional
 
+import numpy as np
 import tensorflow.compat.v1 as tf
 
 from whole_slide_cnn.config import WEIGHT_EXTENSIONS, TrainConfig
@@ -17,8 +18,8 @@ from whole_slide_cnn.models.trace import check_tensor_sizes, trace_canvas
 from whole_slide_cnn.models.weights import Weights, load_weights
 from whole_slide_cnn.slides.manifest import check_disjoint, load_manifest
 from whole_slide_cnn.training.checkpoint import load_checkpoint
-from whole_slide_cnn.training.loop import BEST
 from whole_slide_cnn.training.optimisers import Adam
+from whole_slide_cnn.training.run_folder import BEST
 from whole_slide_cnn.training.slides import SlideSource
 
 SPLITS = ("train", "val", "test")
@@ -72,10 +73,19 @@ def _direct_fits(config: TrainConfig, training: bool) -> bool:
     return engine_memory("direct", network, config.data.canvas, config.model.compute, training).total <= available
 
 
-def make_engine(config: TrainConfig, network: Network, optimiser=None, report=print) -> Engine:
+def make_engine(
+    config: TrainConfig,
+    network: Network,
+    optimiser=None,
+    report=print,
+    state: Optional[Dict[str, np.ndarray]] = None,
+) -> Engine:
     """The engine a configuration asks for (see :func:`settle`), with its weights' first values.
 
     States the predicted memory first, and refuses what cannot fit (design, law 4).
+
+    Args:
+        state: of a checkpoint to go on from, instead of first values.
 
     Raises:
         MemoryBudgetError: the run needs more memory than it may use.
@@ -88,15 +98,16 @@ def make_engine(config: TrainConfig, network: Network, optimiser=None, report=pr
     )
     report(plan.sentence())
     check_memory(plan, config.memory_gb)
-    weights = network.initial_weights(config.seed)
-    if optimiser is not None and config.model.weights is not None:
-        loaded, summary = load_weights(config.model.weights, network)
-        report("weights from {}: {}".format(config.model.weights, summary))
-        weights.update(loaded)
-    elif optimiser is not None:
-        report("weights: random, from seed {}".format(config.seed))
+    if state is None:
+        state = network.initial_weights(config.seed)
+        if optimiser is not None and config.model.weights is not None:
+            loaded, summary = load_weights(config.model.weights, network)
+            report("weights from {}: {}".format(config.model.weights, summary))
+            state.update(loaded)
+        elif optimiser is not None:
+            report("weights: random, from seed {}".format(config.seed))
     engine = ENGINES[config.engine](network, config.data.canvas, config.model.compute, optimiser, **options)
-    engine.load_state(weights)
+    engine.load_state(state)
     return engine
 
 

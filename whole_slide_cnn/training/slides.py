@@ -1,14 +1,32 @@
 """The slides of a data list, opened as canvases; what is broken is remembered and never tried again."""
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import Dict, Iterable, Iterator, Sequence, Tuple
+from typing import Callable, Dict, Iterable, Iterator, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
 from whole_slide_cnn.config import Data
 from whole_slide_cnn.errors import SlideError, TrainingError
-from whole_slide_cnn.slides.canvas import SlideCanvas, open_canvas
+from whole_slide_cnn.slides.canvas import Canvas, SlideCanvas, open_canvas
 from whole_slide_cnn.slides.manifest import Record, slide_path
+
+# From a slide's canvas and the position of its draw to the canvas that is trained on. What it does may depend on
+# nothing else, so that a resumed run repeats it. Closing its result closes what it was given; where it raises, the
+# caller does so.
+Prepare = Callable[[Canvas, int], Canvas]
+
+
+class Draw(NamedTuple):
+    """One slide of a stream.
+
+    Attributes:
+        position: its number in the stream from 0; slides that are left out because they are broken count as well.
+        canvas: its canvas, which the receiver closes.
+    """
+
+    position: int
+    record: Record
+    canvas: Canvas
 
 
 class SlideSource:
@@ -73,36 +91,62 @@ class SlideSource:
         self.failed[error.slide] = error.reason
         return "{}; skipped for the rest of this run".format(error)
 
-    def canvases(self, records: Iterable[Record], report) -> Iterator[Tuple[Record, SlideCanvas]]:
+    def canvases(self, records: Iterable[Record], report) -> Iterator[Tuple[Record, Canvas]]:
+        """:meth:`draws` without numbers and preparation."""
+        stream = self.draws(enumerate(records), report)
+        try:
+            for draw in stream:
+                yield draw.record, draw.canvas
+        finally:
+            stream.close()
+
+    def draws(
+        self, numbered: Iterable[Tuple[int, Record]], report, prepare: Optional[Prepare] = None
+    ) -> Iterator[Draw]:
         """Open slides one ahead of their use. The caller closes each canvas.
 
-        Broken slides are passed to ``report`` as a sentence, remembered and left out.
+        Broken slides are passed to ``report`` as a sentence, remembered and left out; the others keep their positions.
+
+        Args:
+            numbered: positions and slides.
+            prepare: applied to every canvas in the thread that opens it.
 
         Raises:
             TrainingError: all slides of the list are broken.
         """
         coming = None
         try:
-            for record in self._unbroken(records):
-                current, coming = coming, (record, self._opener.submit(self.open, record))
+            for position, record in self._unbroken(numbered):
+                future = self._opener.submit(self._open_prepared, record, position, prepare)
+                current, coming = coming, (position, record, future)
                 if current is not None:
                     yield from self._opened(current, report)
             if coming is not None:
                 current, coming = coming, None
                 yield from self._opened(current, report)
         finally:
-            if coming is not None and not coming[1].cancel() and coming[1].exception() is None:
-                coming[1].result().close()
+            if coming is not None and not coming[2].cancel() and coming[2].exception() is None:
+                coming[2].result().close()
 
-    def _unbroken(self, records: Iterable[Record]) -> Iterator[Record]:
-        for record in records:
+    def _open_prepared(self, record: Record, position: int, prepare: Optional[Prepare]) -> Canvas:
+        canvas = self.open(record)
+        if prepare is None:
+            return canvas
+        try:
+            return prepare(canvas, position)
+        except Exception:
+            canvas.close()
+            raise
+
+    def _unbroken(self, numbered: Iterable[Tuple[int, Record]]) -> Iterator[Tuple[int, Record]]:
+        for position, record in numbered:
             if len(self.failed) == len(self.records):
                 raise TrainingError("none of the {} slides can be read".format(len(self.records)))
             if record.slide_id not in self.failed:
-                yield record
+                yield position, record
 
     def _opened(self, entry, report):
-        record, future = entry
+        position, record, future = entry
         if record.slide_id in self.failed:  # it broke while it was being opened again
             if future.exception() is None:
                 future.result().close()
@@ -112,7 +156,7 @@ class SlideSource:
         except SlideError as error:
             report(self.fail(error))
             return
-        yield record, canvas
+        yield Draw(position, record, canvas)
 
 
 class Sampler:
@@ -123,9 +167,13 @@ class Sampler:
         self._seed = seed
 
     def __iter__(self) -> Iterator[Record]:
-        number = 0
+        return (record for _, record in self.since(0))
+
+    def since(self, position: int) -> Iterator[Tuple[int, Record]]:
+        """The stream from a position on, with positions; any part of it can be had without what comes before."""
+        number, index = divmod(position, len(self._records))
         while True:
             order = np.random.RandomState([self._seed, number]).permutation(len(self._records))
-            for index in order:
-                yield self._records[index]
-            number += 1
+            for place in range(index, len(order)):
+                yield number * len(order) + place, self._records[order[place]]
+            number, index = number + 1, 0
