@@ -36,7 +36,7 @@ def plot_roc(path, labels, probabilities, classes):
     report = evaluate(labels, probabilities, classes)
     figure, (axes,) = _figure(1, (5.5, 5.5))
     for index, entry in enumerate(report.classes):
-        name = "{}: AUC {}".format(_plain(entry.name), format_auc(entry.auc))
+        name = "{}: AUC {}".format(plain(entry.name), format_auc(entry.auc))
         if math.isnan(entry.auc.value):
             axes.plot([], [], label=name)
             continue
@@ -86,7 +86,7 @@ def _save(figure, path):
         figure.savefig(temporary, format="png")
 
 
-def _plain(text):
+def plain(text):
     """Text without meaning to matplotlib, which reads what stands between dollar signs as a formula."""
     return text.replace("$", r"\$")
 

@@ -1,6 +1,7 @@
 """From a configuration to networks, engines and slides: what train and test have in common."""
 
-from typing import Dict
+import dataclasses
+from typing import Dict, Sequence, Tuple
 
 from whole_slide_cnn.config import TrainConfig
 from whole_slide_cnn.engines import ENGINES
@@ -29,10 +30,19 @@ def make_optimiser(config: TrainConfig) -> Adam:
     return Adam(train.learning_rate, train.beta1, train.beta2, train.epsilon, decay)
 
 
-def make_engine(config: TrainConfig, network: Network, optimiser=None, report=print) -> Engine:
+def make_engine(
+    config: TrainConfig,
+    network: Network,
+    optimiser=None,
+    report=print,
+    extra_memory: Sequence[Tuple[str, int]] = (),
+) -> Engine:
     """The engine a configuration asks for, with its weights' first values.
 
     States the predicted memory first, and refuses what cannot fit (design, law 4).
+
+    Args:
+        extra_memory: bytes that the run needs beside the engine, by what they are for.
 
     Raises:
         MemoryBudgetError: the run needs more memory than it may use.
@@ -42,6 +52,7 @@ def make_engine(config: TrainConfig, network: Network, optimiser=None, report=pr
     plan = engine_memory(
         config.engine, network, config.data.canvas, config.model.compute, optimiser is not None, **options
     )
+    plan = dataclasses.replace(plan, parts=plan.parts + tuple(extra_memory))
     report(plan.sentence())
     check_memory(plan, config.memory_gb)
     weights = network.initial_weights(config.seed)
