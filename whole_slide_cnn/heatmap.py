@@ -67,15 +67,14 @@ def heatmap(config, checkpoint, output, records, lists, classes=None, threshold=
     network = setup.make_network(config)
     state, progress = load_checkpoint(checkpoint, network)
     make_folder(output)
-    path = write_provenance(output, config, lists)
-    settings = heatmaps.HeatmapSettings(
-        network, config.data.classes, drawn, threshold, _origin(checkpoint, progress, os.path.basename(path))
-    )
+    origin = _origin(checkpoint, progress)
+    settings = heatmaps.HeatmapSettings(network, config.data.classes, drawn, threshold, origin)
     source = SlideSource(records, config.data)
     try:
         with setup.make_engine(
             config, network, extra_memory=heatmaps.heatmap_memory(network, config.data.canvas)
         ) as engine:
+            write_provenance(output, config, lists)
             engine.load_state({spec.name: state[spec.name] for spec in network.variables})
             found = draw_slides(engine, source, output, settings, masks)
     finally:
@@ -172,7 +171,7 @@ def _indices(names, classes):
     return tuple(index for index, name in enumerate(classes) if not names or name in names)
 
 
-def _origin(checkpoint, progress, provenance):
+def _origin(checkpoint, progress):
     """Where the weights are from, in JSON types."""
     from whole_slide_cnn.provenance import git_commit, versions
 
@@ -186,7 +185,6 @@ def _origin(checkpoint, progress, provenance):
         "epoch": progress.get("epoch"),
         "commit": git_commit(),
         "versions": versions(),
-        "provenance": provenance,
     }
 
 
