@@ -2,7 +2,6 @@
 
 import argparse
 import csv
-import hashlib
 import io
 import math
 import os
@@ -74,7 +73,7 @@ def heatmap(config, checkpoint, output, records, lists, classes=None, threshold=
         with setup.make_engine(
             config, network, extra_memory=heatmaps.heatmap_memory(network, config.data.canvas)
         ) as engine:
-            write_provenance(output, config, lists)
+            write_provenance(output, config, lists, checkpoint=checkpoint)
             engine.load_state({spec.name: state[spec.name] for spec in network.variables})
             found = draw_slides(engine, source, output, settings, masks)
     finally:
@@ -173,15 +172,10 @@ def _indices(names, classes):
 
 def _origin(checkpoint, progress):
     """Where the weights are from, in JSON types."""
-    from whole_slide_cnn.provenance import git_commit, versions
+    from whole_slide_cnn.provenance import describe_file, git_commit, versions
 
-    with open(checkpoint, "rb") as stream:
-        digest = hashlib.sha256()
-        for part in iter(lambda: stream.read(2**20), b""):
-            digest.update(part)
     return {
-        "checkpoint": os.path.abspath(checkpoint),
-        "checkpoint_sha256": digest.hexdigest(),
+        "checkpoint": describe_file(checkpoint),
         "epoch": progress.get("epoch"),
         "commit": git_commit(),
         "versions": versions(),

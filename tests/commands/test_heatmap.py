@@ -139,7 +139,7 @@ def test_a_result_folder_suffices_and_engines_agree(lesion_slide, call):
         maps.append(np.load(str(output / "lesion" / "map.npy")))
         np.testing.assert_allclose(maps[-1].sum(axis=-1), 1.0, atol=1e-6)
         record = read_json(output / "lesion" / "map.json")
-        assert record["origin"]["epoch"] == 4 and len(record["origin"]["checkpoint_sha256"]) == 64
+        assert record["origin"]["epoch"] == 4 and len(record["origin"]["checkpoint"]["sha256"]) == 64
         assert read_json(output / "provenance.json")["data_lists"]["slides"]["rows"] == 1
     np.testing.assert_allclose(maps[0], maps[1], atol=1e-5)
     features = read_json(folder / "direct" / "lesion" / "contours.geojson")["features"]
