@@ -63,6 +63,7 @@ Look at:
   {config}  the configuration, to change and run again
   {results}/best.npz  the checkpoint, and its weights as best.h5
   {results}/learning_curves.png  loss and accuracy by epoch
+  {results}/test/summary.md  scores, figures and where they come from, on one page
   {results}/test/scores.csv  the score of each test slide
   {results}/test/roc.png  the ROC curve
   {data}/slides, {data}/masks  the slides, and where their lesions are

@@ -37,12 +37,13 @@ _GIT_SECONDS = 10
 _HEADER_NAMES = {"case_id", "slide_id"}
 
 
-def provenance(config, manifests=None) -> dict:
+def provenance(config, manifests=None, checkpoint=None) -> dict:
     """Describe the origin of a result in JSON types. TensorFlow is not imported, and the host is not named.
 
     Args:
         config: the resolved :class:`~whole_slide_cnn.config.TrainConfig`.
         manifests: names and files of the data lists used; by default those of ``config.data``.
+        checkpoint: file of the weights used, or None.
 
     Raises:
         ManifestError: a data list cannot be read.
@@ -57,11 +58,12 @@ def provenance(config, manifests=None) -> dict:
         "commit": git_commit(),
         "versions": versions(),
         "data_lists": {name: describe_list(path) for name, path in manifests.items()},
+        "checkpoint": None if checkpoint is None else describe_file(checkpoint),
         "config": config_to_dict(config),
     }
 
 
-def write_provenance(folder, config, manifests=None, name="provenance.json") -> str:
+def write_provenance(folder, config, manifests=None, name="provenance.json", checkpoint=None) -> str:
     """Write :func:`provenance` to ``folder``, atomically, and return the file's path.
 
     Raises:
@@ -69,7 +71,7 @@ def write_provenance(folder, config, manifests=None, name="provenance.json") -> 
         WholeSlideError: the file cannot be written.
     """
     path = os.path.join(folder, name)
-    write_text(path, json.dumps(provenance(config, manifests), indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(provenance(config, manifests, checkpoint), indent=2, ensure_ascii=False) + "\n")
     return path
 
 
@@ -134,6 +136,15 @@ def describe_list(path) -> dict:
         raise ManifestError("{}: the data list is not CSV text: {}".format(path, error)) from error
     has_header = bool(rows) and bool(_HEADER_NAMES & {cell.strip() for cell in rows[0]})
     return {"path": path, "sha256": hashlib.sha256(content).hexdigest(), "rows": len(rows) - has_header}
+
+
+def describe_file(path) -> dict:
+    """The absolute path and SHA-256 of a file, read in parts."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        for part in iter(lambda: stream.read(2**20), b""):
+            digest.update(part)
+    return {"path": os.path.abspath(path), "sha256": digest.hexdigest()}
 
 
 def _git(folder, *arguments):

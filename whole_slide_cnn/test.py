@@ -1,6 +1,7 @@
 """Score the slides of a data list: ``python -m whole_slide_cnn.test --config FILE``."""
 
 import argparse
+import json
 import os
 import sys
 import time
@@ -9,6 +10,8 @@ from whole_slide_cnn.cli import run_command
 from whole_slide_cnn.config import load_config
 from whole_slide_cnn.errors import SlideError, TrainingError
 from whole_slide_cnn.files import write_text
+
+SUMMARY = "summary.md"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -28,51 +31,89 @@ def parser() -> argparse.ArgumentParser:
 
 
 def test(config, checkpoint=None, split="test"):
-    """Score a data list. Scores, report and figure go to the folder ``<result folder>/<split>``.
+    """Score a data list. Scores, reports, figures and a summary go to the folder ``<result folder>/<split>``.
 
     Returns:
-        The report (:class:`whole_slide_cnn.evaluation.scores.Report`) and the slides that could not be read.
+        The report on slides (:class:`whole_slide_cnn.evaluation.scores.Report`) and the slides that could not be read.
     """
-    from whole_slide_cnn.evaluation import plots, scores
-    from whole_slide_cnn.provenance import write_provenance
     from whole_slide_cnn.training import setup
     from whole_slide_cnn.training.times import SLIDE_COLUMNS, TimeRecord
 
     source = setup.open_splits(config, split)[split]
     config = setup.settle(config, training=False)
     network = setup.make_network(config)
-    weights = setup.trained_weights(config, network, checkpoint)
+    checkpoint = setup.trained_path(config, checkpoint)
+    weights, _ = setup.trained_weights(network, checkpoint)
     times = TimeRecord(config.outputs.test_times if split == "test" else None, SLIDE_COLUMNS)
     with setup.make_engine(config, network) as engine:
         engine.load_state(weights)
-        scored, losses = score_slides(engine, source, times)
+        scored = score_slides(engine, source, times)
     source.close()
     times.write()
     if not scored:
         raise TrainingError("none of the {} slides of the {} list can be read".format(len(source), split))
-    classes, folder = config.data.classes, os.path.join(config.result_dir, split)
-    report = scores.evaluate_scores(scored, classes, sum(losses) / len(losses))
-    scores.write_scores(os.path.join(folder, "scores.csv"), scored, classes)
-    by_id = {record.slide_id: source.path(record) for record in source.records if record.slide_id not in source.failed}
-    paths = [by_id[score.slide_id] for score in scored]
-    scores.write_scores_json(os.path.join(folder, "scores.json"), scored, paths)
-    if split == "test" and config.outputs.test_scores is not None:
-        scores.write_scores_json(config.outputs.test_scores, scored, paths)
-    write_text(os.path.join(folder, "report.json"), report.to_json())
-    plots.plot_roc(
-        os.path.join(folder, "roc.png"),
-        [score.label for score in scored],
-        [score.probabilities for score in scored],
-        classes,
-    )
-    write_provenance(folder, config)
+    folder = os.path.join(config.result_dir, split)
+    paths = {record.slide_id: source.path(record) for record in source.records if record.slide_id not in source.failed}
+    report, cases = write_results(folder, config, split, checkpoint, scored, paths, source.failed)
     print(report.to_text())
-    print("scores and figure: {}".format(folder))
+    print(cases.to_text())
+    print("scores, figures and {}: {}".format(SUMMARY, folder))
     return report, source.failed
 
 
+def write_results(folder, config, split, checkpoint, scored, paths, failed):
+    """Write everything that follows from the scores of slides.
+
+    Args:
+        folder: where to.
+        split: name of the data list.
+        checkpoint: file of the weights that scored.
+        scored: :class:`~whole_slide_cnn.evaluation.scores.SlideScore` of every slide that could be read.
+        paths: slide file by slide name.
+        failed: slides that could not be read, with the reason.
+
+    Returns:
+        The reports on slides and on cases.
+    """
+    from whole_slide_cnn.evaluation import cases, plots, scores
+    from whole_slide_cnn.evaluation.summary import summary_markdown
+    from whole_slide_cnn.provenance import write_provenance
+
+    classes = config.data.classes
+    report = scores.evaluate_scores(scored, classes, scores.mean_loss(scored))
+    by_case = cases.case_scores(scored)
+    case_report = cases.evaluate_cases(by_case, classes)
+    scores.write_scores(os.path.join(folder, "scores.csv"), scored, classes)
+    files = [paths[score.slide_id] for score in scored]
+    scores.write_scores_json(os.path.join(folder, "scores.json"), scored, files)
+    if split == "test" and config.outputs.test_scores is not None:
+        scores.write_scores_json(config.outputs.test_scores, scored, files)
+    cases.write_case_scores(os.path.join(folder, "cases.csv"), by_case, classes)
+    write_text(os.path.join(folder, "report.json"), report.to_json(case_report))
+    labels, probabilities = zip(*((score.label, score.probabilities) for score in scored))
+    plots.plot_roc(os.path.join(folder, "roc.png"), labels, probabilities, classes)
+    plots.plot_roc(
+        os.path.join(folder, "roc_cases.png"),
+        cases.positives(by_case, len(classes)),
+        cases.probabilities(by_case, len(classes)),
+        classes,
+    )
+    figures = [("ROC curves over slides", "roc.png"), ("ROC curves over cases", "roc_cases.png")]
+    folders = (os.path.dirname(os.path.abspath(checkpoint)), os.path.abspath(config.result_dir))
+    curves = [os.path.join(trained, "learning_curves.png") for trained in folders]
+    curves = next(filter(os.path.isfile, curves), None)
+    if curves is not None:
+        figures.append(("Learning curves", os.path.relpath(curves, folder).replace(os.sep, "/")))
+    with open(write_provenance(folder, config, checkpoint=checkpoint), encoding="utf-8") as stream:
+        origin = json.load(stream)
+    title = "Scores of the {} list, {}".format(split, os.path.basename(config.result_dir))
+    page = summary_markdown(title, report, case_report, figures, failed, origin)
+    write_text(os.path.join(folder, SUMMARY), page)
+    return report, case_report
+
+
 def score_slides(engine, source, times):
-    """Scores and losses of the readable slides of a source, in the order of its list.
+    """Scores of the readable slides of a source, in the order of its list.
 
     Args:
         times: a :class:`whole_slide_cnn.training.times.TimeRecord` that receives the seconds of each.
@@ -82,7 +123,7 @@ def score_slides(engine, source, times):
     from whole_slide_cnn.evaluation.scores import SlideScore
     from whole_slide_cnn.training.loop import slide_bar
 
-    scored, losses = [], []
+    scored = []
     with slide_bar("testing", len(source)) as bar:
         for record, canvas in source.canvases(source.records, tqdm.write):
             started = time.monotonic()
@@ -95,11 +136,11 @@ def score_slides(engine, source, times):
                 canvas.close()
                 bar.update()
             times.add(record.slide_id, time.monotonic() - started)
+            probabilities = tuple(map(float, prediction.probabilities))
             scored.append(
-                SlideScore(record.case_id, record.slide_id, record.label, tuple(map(float, prediction.probabilities)))
+                SlideScore(record.case_id, record.slide_id, record.label, probabilities, float(prediction.loss))
             )
-            losses.append(prediction.loss)
-    return scored, losses
+    return scored
 
 
 def main(arguments):

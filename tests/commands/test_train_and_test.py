@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import re
 
 import numpy as np
 import pytest
@@ -14,7 +15,10 @@ from whole_slide_cnn.config import load_config, resolved_yaml
 from whole_slide_cnn.evaluation.scores import read_scores
 
 TRAINED = {"config.yaml", "provenance.json", "log.csv", "best.npz", "last.npz", "best.h5", "learning_curves.png"}
-TESTED = {"scores.csv", "scores.json", "report.json", "roc.png", "provenance.json"}
+TESTED = {
+    *("scores.csv", "scores.json", "cases.csv", "report.json", "roc.png", "roc_cases.png", "summary.md"),
+    "provenance.json",
+}
 
 
 def files_in(folder):
@@ -80,6 +84,44 @@ def test_test_writes_everything(trained):
     assert report["slides"] == 6 and report["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
     assert report["accuracy"] == pytest.approx(np.mean([score.prediction == score.label for score in scores]))
     assert "AUC (95 % interval)" in outcome.stdout and str(folder / "test") in outcome.stdout
+
+
+def test_summary_shows_tables_figures_and_origin(trained):
+    folder, _, _ = trained
+    page = (folder / "test" / "summary.md").read_text(encoding="utf-8")
+    for figure in re.findall(r"!\[[^]]*\]\(([^)]+)\)", page):
+        assert os.path.isfile(str(folder / "test" / figure)), figure
+    assert "(../learning_curves.png)" in page and "(roc.png)" in page and "(roc_cases.png)" in page
+    report = read_json(folder / "test" / "report.json")
+    assert "6 slides, accuracy {:.3f}".format(report["accuracy"]) in page
+    assert "6 cases, accuracy {:.3f}".format(report["cases"]["accuracy"]) in page
+    origin = read_json(folder / "test" / "provenance.json")
+    assert origin["checkpoint"]["path"] == str(folder / "best.npz")
+    assert origin["checkpoint"]["sha256"] in page and origin["data_lists"]["test"]["sha256"] in page
+
+
+def test_scores_of_cases(own_slides, call, trained):
+    """All slides of a patient count as one: the most diseased of them decides."""
+    folder, _, _ = trained
+    scores, _ = read_scores(str(folder / "test" / "scores.csv"))
+    rows = ["case_id,slide_id,label"] + ["p{},test-{},{}".format(i // 2, i, (i // 2) % 2) for i in range(6)]
+    (own_slides / "test.csv").write_text("\n".join(rows), encoding="utf-8")
+    outcome = call(scoring.main, "--config", own_slides / "config.yaml", "--checkpoint", folder / "best.npz")
+    assert outcome.code == 0, outcome.stderr
+    with open(str(own_slides / "results" / "test" / "cases.csv"), encoding="utf-8", newline="") as stream:
+        cases = list(csv.DictReader(stream))
+    assert [(case["case_id"], case["slides"], case["label"]) for case in cases] == [
+        ("p0", "2", "normal"),
+        ("p1", "2", "tumor"),
+        ("p2", "2", "normal"),
+    ]
+    for index, case in enumerate(cases):
+        pair = [score.probabilities for score in scores[2 * index : 2 * index + 2]]
+        assert float(case["p_tumor"]) == pytest.approx(max(p[1] for p in pair), rel=1e-5)
+        assert float(case["p_normal"]) == pytest.approx(min(p[0] for p in pair), rel=1e-5)
+    report = read_json(own_slides / "results" / "test" / "report.json")
+    assert report["slides"] == 6 and report["cases"]["cases"] == 3
+    assert "3 cases, accuracy" in outcome.stdout
 
 
 def test_another_split_and_checkpoint(trained, call):

@@ -81,6 +81,26 @@ def test_learning_curves_without_validation(tmp_path, figures):
     assert (len(loss.lines), len(accuracy.lines)) == (1, 0)
 
 
+def test_learning_rate_has_a_panel_of_its_own(tmp_path, figures):
+    (tmp_path / "log.csv").write_text("epoch,train_loss,learning_rate\n1,0.5,2e-5\n2,0.4,2e-5\n3,0.3,2e-6\n")
+    plot_learning_curves(str(tmp_path / "curves.png"), str(tmp_path / "log.csv"))
+    (_, accuracy, rate) = figures[0].axes
+    np.testing.assert_array_equal(rate.lines[0].get_ydata(), [2e-5, 2e-5, 2e-6])
+    assert rate.get_yscale() == "log" and rate.get_ylabel() == "Learning rate"
+    assert accuracy.get_ylim()[0] < 0 and accuracy.get_ylim()[1] > 1
+    (tmp_path / "log.csv").write_text("epoch,train_loss,learning_rate\n1,0.5,2e-5\n2,0.4,\n")
+    plot_learning_curves(str(tmp_path / "curves.png"), str(tmp_path / "log.csv"))
+    assert figures[1].axes[2].get_yscale() == "linear"
+
+
+def test_roc_of_cases_that_belong_to_several_classes(tmp_path, figures):
+    positives = np.array([[True, False], [False, True], [True, True]])
+    plot_roc(str(tmp_path / "roc.png"), positives, PROBABILITIES[1:4], CLASSES)
+    report = evaluate(positives, PROBABILITIES[1:4], CLASSES)
+    legend = [text.get_text() for text in figures[0].axes[0].get_legend().get_texts()]
+    assert legend[0] == "normal: AUC " + format_auc(report.classes[0].auc)
+
+
 @pytest.mark.parametrize(
     "text, message",
     [

@@ -85,6 +85,14 @@ def test_lists_may_be_given(config, tmp_path):
     assert record["data_lists"]["test"]["rows"] == 3
 
 
+def test_the_checkpoint_is_named(config, tmp_path):
+    (tmp_path / "best.npz").write_bytes(b"weights")
+    record = provenance(config, checkpoint=str(tmp_path / "best.npz"))
+    digest = hashlib.sha256(b"weights").hexdigest()
+    assert record["checkpoint"] == {"path": str(tmp_path / "best.npz"), "sha256": digest}
+    assert provenance(config)["checkpoint"] is None
+
+
 @pytest.mark.parametrize(
     "content, rows", [(b"", 0), (b"case_id,slide_id,label\n", 0), (b"\xef\xbb\xbfslide_id,label\nx,a\n", 1)]
 )

@@ -13,6 +13,9 @@ from whole_slide_cnn.evaluation.scores import (
     evaluate,
     evaluate_scores,
     format_auc,
+    mean_loss,
+    merge_scores,
+    positives_of,
     read_scores,
     write_scores,
     write_scores_json,
@@ -152,3 +155,63 @@ def test_json_list(tmp_path):
         assert json.load(stream) == [{"slide_path": "/slides/s0.svs", "y_true": 0, "y_pred": [0.7, 0.2, 0.1]}]
     with pytest.raises(ValueError):
         write_scores_json(path, slide_scores(), ["/slides/s0.svs"])
+
+
+def test_scores_of_several_processes_are_joined_in_the_order_of_the_list():
+    scores = slide_scores()
+    names = [score.slide_id for score in scores]
+    parts = [scores[0::3], scores[1::3], scores[2::3]]
+    assert merge_scores(parts, names) == scores
+    assert merge_scores(parts) == parts[0] + parts[1] + parts[2]
+    assert merge_scores([parts[2], [], parts[0]], names) == [s for i, s in enumerate(scores) if i % 3 != 1]
+    assert merge_scores([], names) == []
+    assert parts == [scores[0::3], scores[1::3], scores[2::3]]  # untouched
+
+
+def test_a_slide_scored_twice_counts_once():
+    scores = slide_scores()
+    rounded = [SlideScore("c0", "s0", 0, (0.7 + 1e-6, 0.2, 0.1 - 1e-6))]
+    assert merge_scores([scores, rounded]) == scores
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        SlideScore("c0", "s0", 0, (0.69, 0.21, 0.1)),
+        SlideScore("c0", "s0", 1, (0.7, 0.2, 0.1)),
+        SlideScore("c1", "s0", 0, (0.7, 0.2, 0.1)),
+    ],
+)
+def test_processes_that_disagree_are_refused(other):
+    with pytest.raises(WholeSlideError, match="slide s0: two processes scored it differently"):
+        merge_scores([slide_scores(), [other]])
+
+
+def test_scores_of_slides_that_are_not_in_the_list():
+    with pytest.raises(ValueError, match="slide s5 is not in the data list"):
+        merge_scores([slide_scores()], ["s%d" % i for i in range(5)])
+
+
+def test_mean_loss():
+    scores = [SlideScore("c", "s", 0, (0.5, 0.5), loss) for loss in (0.25, 0.75)]
+    assert mean_loss(scores) == 0.5
+    assert mean_loss(scores + slide_scores()) is None and mean_loss([]) is None
+    assert scores[0] == SlideScore("c", "s", 0, (0.5, 0.5))  # which file it is from makes no difference
+
+
+def test_a_slide_may_belong_to_several_classes():
+    several = positives_of(LABELS, 3)
+    assert evaluate(several, PROBABILITIES, CLASSES) == evaluate(LABELS, PROBABILITIES, CLASSES)
+    several[1, 1] = True  # it was predicted as adeno
+    report = evaluate(several, PROBABILITIES, CLASSES)
+    assert report.accuracy == 5 / 6
+    assert [(entry.slides, entry.correct) for entry in report.classes] == [(2, 1), (3, 3), (2, 1)]
+
+
+def test_cases_in_the_same_json():
+    report = evaluate(LABELS, PROBABILITIES, CLASSES)
+    document = json.loads(report.to_json(evaluate(LABELS, PROBABILITIES, CLASSES, unit="cases")))
+    assert document["slides"] == document["cases"]["cases"] == 6
+    assert document["classes"][1]["slides"] == document["cases"]["classes"][1]["cases"] == 2
+    assert "unit" not in document and "slides" not in document["cases"]
+    assert json.loads(report.to_json()) == {key: value for key, value in document.items() if key != "cases"}

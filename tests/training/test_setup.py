@@ -79,7 +79,7 @@ def test_weights_to_score(slide_set, tmp_path):
     save_weights(given, NETWORK, values[3.0])
 
     def bias(*overrides, path=None):
-        weights = setup.trained_weights(slide_set.config(tmp_path, *overrides), NETWORK, path)
+        weights = setup.trained_weights(NETWORK, setup.trained_path(slide_set.config(tmp_path, *overrides), path))[0]
         assert set(weights) == {spec.name for spec in NETWORK.variables}
         return weights["output/bias"][0]
 
@@ -89,16 +89,15 @@ def test_weights_to_score(slide_set, tmp_path):
     assert bias("outputs.weights=" + named, path=str(tmp_path / "best.npz")) == 1.0
 
 
-def test_weights_to_score_are_all_there(slide_set, tmp_path):
+def test_weights_to_score_are_all_there(tmp_path):
     config = slide_set.config(tmp_path)
     with pytest.raises(WeightsError, match="absent.h5 does not exist; train first, or name another one"):
-        setup.trained_weights(config, NETWORK, str(tmp_path / "absent.h5"))
     other = Network("tiny", "gmp", "softmax", 5)
     save_weights(str(tmp_path / "five.h5"), other, other.initial_weights(0))
     with pytest.raises(
         WeightsError, match="five.h5 does not hold a whole trained tiny: 2 of its variables are missing"
     ):
-        setup.trained_weights(config, NETWORK, str(tmp_path / "five.h5"))
+        setup.trained_weights(NETWORK, str(tmp_path / "five.h5"))
 
 
 def test_cases_in_two_lists_are_refused_or_mentioned(slide_set, tmp_path):

@@ -116,6 +116,18 @@ class Engine(abc.ABC):
         """Probabilities of one slide, and its loss where its label is given."""
 
     @abc.abstractmethod
+    def class_map(self, canvas: Canvas) -> np.ndarray:
+        """Class activation map (2021, "Visualization"; 2022, Methods): the dense layer, bias included, on every cell.
+
+        Returns:
+            Logits (cells high, cells wide, classes) in the head's type. The activation, applied per cell, makes them
+            probabilities; under average pooling their mean over cells is the slide's logit.
+
+        Raises:
+            SlideError: the slide cannot be read.
+        """
+
+    @abc.abstractmethod
     def _add_gradient(self, canvas: Canvas, label: int, share: float) -> Prediction:
         """Add ``share`` times the gradient of one slide's loss to the sums."""
 
@@ -209,6 +221,11 @@ class Engine(abc.ABC):
         logits = tf.linalg.matvec(self._variables["output/kernel"], pooled, transpose_a=True)
         logits += self._variables["output/bias"]
         return build.loss_of(logits, label, self.network.activation)
+
+    def _logits_of_cells(self, embedding: tf.Tensor) -> tf.Tensor:
+        """Logits (cells, classes) of an embedding map (1, height, width, channels), cells in raster order."""
+        flat = tf.reshape(embedding, [-1, self.network.channels])
+        return tf.matmul(flat, self._variables["output/kernel"]) + self._variables["output/bias"]
 
     def _add_to_sums(self, names: Sequence[str], gradients: Sequence[tf.Tensor], share: Optional[tf.Tensor] = None):
         """One operation that adds gradients (times ``share``) to the sums."""

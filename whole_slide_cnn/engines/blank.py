@@ -57,6 +57,17 @@ class BlankCanvas:
         present = present[np.argsort(first[present], kind="stable")]
         return BlankKinds(present, counts[present], first[present])
 
+    def spread(self, values: np.ndarray) -> np.ndarray:
+        """Give every cell of the large map the value that it has if it is blank.
+
+        Args:
+            values: (cells of the small canvas in raster order, n).
+
+        Returns:
+            (cells high, cells wide, n).
+        """
+        return values.reshape(self.cells + (-1,))[self._rows[:, np.newaxis], self._columns]
+
 
 def blank_side(trunk: Trunk, side: int) -> int:
     """Side of the small canvas for a canvas side, in pixels: the shortest that is congruent modulo the cell stride and

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from whole_slide_cnn.engines.base import Engine, Prediction
-from whole_slide_cnn.models import build
+from whole_slide_cnn.models import build, geometry
 from whole_slide_cnn.models.trace import check_tensor_sizes, trace_canvas
 from whole_slide_cnn.sizes import Window
 from whole_slide_cnn.slides.canvas import Canvas
@@ -34,6 +34,8 @@ class DirectEngine(Engine):
             pooled, _ = build.pool_maximum(embedding, dtype)
         else:
             pooled = tf.reduce_mean(tf.cast(embedding, dtype), axis=[0, 1, 2])
+        logits = self._logits_of_cells(tf.cast(embedding, dtype))
+        self._class_map = tf.reshape(logits, geometry.cells_of(trunk, self.canvas_size) + (self.network.classes,))
         self._loss, self._probabilities = self._head(pooled, self._label)
         gradients = tf.gradients(self._loss, [self._variables[name] for name in self._trainable])
         self._add = self._add_to_sums(self._trainable, gradients, self._share)
@@ -42,6 +44,9 @@ class DirectEngine(Engine):
         feed = {self._pixels: self._read(canvas), self._label: 0 if label is None else label}
         loss, probabilities = self._session.run([self._loss, self._probabilities], feed)
         return Prediction(float("nan") if label is None else float(loss), probabilities)
+
+    def class_map(self, canvas: Canvas) -> np.ndarray:
+        return self._session.run(self._class_map, {self._pixels: self._read(canvas)})
 
     def _add_gradient(self, canvas: Canvas, label: int, share: float) -> Prediction:
         feed = {self._pixels: self._read(canvas), self._label: label, self._share: share}

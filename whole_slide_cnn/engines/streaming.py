@@ -77,6 +77,7 @@ class StreamingEngine(Engine):
         trunk_builder = build.TrunkBuilder(self._trunk, self._variables, self.compute)
         embedding = trunk_builder(build.normalise(self.network, self._pixels, self.compute), self._window)
         self._map = tf.cast(embedding, dtype)
+        self._class_scores = self._logits_of_cells(self._map)
         if self.network.pooling == "gmp":
             self._summary = build.pool_maximum(embedding, dtype)
         else:
@@ -102,6 +103,19 @@ class StreamingEngine(Engine):
         feed = {self._pooled: pooled.values, self._label: 0 if label is None else label}
         loss, probabilities = self._session.run([self._loss, self._probabilities], feed)
         return Prediction(float("nan") if label is None else float(loss), probabilities)
+
+    def class_map(self, canvas: Canvas) -> np.ndarray:
+        """As :meth:`Engine.class_map`. Of each window only the logits are kept; blank cells are copies of those of the
+        blank canvas."""
+        cover = self.cover(canvas)
+        logits = np.empty(self._cells + (self.network.classes,), build.variable_type(self.compute).as_numpy_dtype)
+        if len(cover.blank.kinds):
+            blank = self._blank_map(canvas)
+            feed = {self._map: blank.reshape((1,) + self._blank.cells + blank.shape[-1:])}
+            logits[...] = self._blank.spread(self._session.run(self._class_scores, feed))
+        for (window, _), feed in self._feeds_of(canvas, [(window, None) for window in cover.windows]):
+            logits[_slices(window)] = self._session.run(self._class_scores, feed).reshape(window.size + (-1,))
+        return logits
 
     def _add_gradient(self, canvas: Canvas, label: int, share: float) -> Prediction:
         cover = self.cover(canvas)

@@ -10,11 +10,12 @@ from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import roc_curve
 
 from whole_slide_cnn.errors import WholeSlideError
-from whole_slide_cnn.evaluation.scores import evaluate, format_auc
+from whole_slide_cnn.evaluation.scores import evaluate, format_auc, positives_of
 from whole_slide_cnn.files import replacing
 
 DPI = 150
 CURVES = (("loss", "Loss"), ("accuracy", "Accuracy"))
+RATE = "learning_rate"
 SETS = (("train", "training", ":"), ("val", "validation", "-"))  # prefix, name, line style
 
 
@@ -25,7 +26,7 @@ def plot_roc(path, labels, probabilities, classes):
 
     Args:
         path: PNG file, replaced atomically.
-        labels: (slides,) class indices.
+        labels: (slides,) class indices, or bool (slides, classes).
         probabilities: (slides, classes).
         classes: class names.
 
@@ -34,13 +35,14 @@ def plot_roc(path, labels, probabilities, classes):
     """
     labels, probabilities = np.asarray(labels), np.asarray(probabilities, np.float64)
     report = evaluate(labels, probabilities, classes)
+    positives = positives_of(labels, len(classes))
     figure, (axes,) = _figure(1, (5.5, 5.5))
     for index, entry in enumerate(report.classes):
-        name = "{}: AUC {}".format(_plain(entry.name), format_auc(entry.auc))
+        name = "{}: AUC {}".format(plain(entry.name), format_auc(entry.auc))
         if math.isnan(entry.auc.value):
             axes.plot([], [], label=name)
             continue
-        false_rate, true_rate, _ = roc_curve(labels == index, probabilities[:, index], drop_intermediate=False)
+        false_rate, true_rate, _ = roc_curve(positives[:, index], probabilities[:, index], drop_intermediate=False)
         axes.plot(false_rate, true_rate, label=name)
     axes.plot([0, 1], [0, 1], color="0.7", linestyle="--", linewidth=0.8)
     axes.set(xlabel="1 - specificity", ylabel="Sensitivity", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
@@ -49,18 +51,20 @@ def plot_roc(path, labels, probabilities, classes):
 
 
 def plot_learning_curves(path, log_path):
-    """Draw loss and accuracy over epochs: training dotted, validation solid.
+    """Draw loss and accuracy over epochs, training dotted, validation solid (2021, Fig. 3), and the learning rate.
 
     Args:
         path: PNG file, replaced atomically.
         log_path: CSV log with the columns ``epoch`` and any of ``train_loss``, ``val_loss``, ``train_accuracy`` and
-            ``val_accuracy``; other columns are ignored, empty cells are gaps.
+            ``val_accuracy``, and perhaps ``learning_rate``; other columns are ignored, empty cells are gaps.
 
     Raises:
         WholeSlideError: the log is missing or unreadable or has nothing to draw, or the figure cannot be written.
     """
     columns = _read_log(log_path)
-    figure, all_axes = _figure(len(CURVES), (9, 3.8))
+    rates = columns.get(RATE)
+    count = len(CURVES) + (rates is not None)
+    figure, all_axes = _figure(count, (4.5 * count, 3.8))
     for axes, (quantity, title) in zip(all_axes, CURVES):
         for prefix, name, style in SETS:
             values = columns.get("{}_{}".format(prefix, quantity))
@@ -70,6 +74,15 @@ def plot_learning_curves(path, log_path):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if axes.lines:
             axes.legend(fontsize="small")
+        if quantity == "accuracy":
+            axes.set_ylim(-0.02, 1.02)
+    if rates is not None:
+        axes = all_axes[-1]
+        axes.plot(columns["epoch"], rates, marker=".", color="C1")
+        axes.set(xlabel="Epoch", ylabel="Learning rate")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if min(rates) > 0 and max(rates) > 2 * min(rates):  # falls by factors; nan compares false
+            axes.set_yscale("log")
     _save(figure, path)
 
 
@@ -86,7 +99,7 @@ def _save(figure, path):
         figure.savefig(temporary, format="png")
 
 
-def _plain(text):
+def plain(text):
     """Text without meaning to matplotlib, which reads what stands between dollar signs as a formula."""
     return text.replace("$", r"\$")
 
@@ -102,10 +115,11 @@ def _read_log(path):
         raise WholeSlideError("{}: not a CSV log: {}".format(path, error)) from error
     if not rows:
         raise WholeSlideError("{}: the log has no epoch to draw".format(path))
-    columns = {name: [_number(row[name], path, name) for row in rows] for name in wanted if name in rows[0]}
-    if "epoch" not in columns or len(columns) < 2:
+    present = [name for name in wanted if name in rows[0]]
+    if "epoch" not in present or len(present) < 2:
         raise WholeSlideError("{}: the log has no column epoch, or none of {}".format(path, ", ".join(wanted[1:])))
-    return columns
+    present += [RATE] if RATE in rows[0] else []
+    return {name: [_number(row[name], path, name) for row in rows] for name in present}
 
 
 def _number(text, path, column):

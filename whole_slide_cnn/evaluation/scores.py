@@ -4,7 +4,7 @@ import csv
 import dataclasses
 import json
 import math
-from typing import Optional, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -14,16 +14,19 @@ from whole_slide_cnn.files import replacing, write_text
 
 _LEADING = ("case_id", "slide_id", "label")
 _PREFIX, _LAST = "p_", "prediction"
+_AGREEMENT = 1e-3  # between probabilities of one slide from two processes; rounding may flip choices of the network
 
 
 @dataclasses.dataclass(frozen=True)
 class SlideScore:
-    """One slide with its label (a class index) and the model's probability of each class."""
+    """One slide with its label (a class index), the model's probability of each class, and the loss where known, which
+    no file holds and which makes no two scores differ."""
 
     case_id: str
     slide_id: str
     label: int
     probabilities: Tuple[float, ...]
+    loss: Optional[float] = dataclasses.field(default=None, compare=False)
 
     @property
     def prediction(self) -> int:
@@ -44,30 +47,40 @@ class ClassReport:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """How well slides were classified."""
+    """How well slides were classified, or cases: ``unit`` says which of them all numbers count."""
 
     slides: int
     accuracy: float
     loss: Optional[float]
     classes: Tuple[ClassReport, ...]
+    unit: str = "slides"
 
-    def to_json(self) -> str:
-        """Indented JSON; undefined numbers are null."""
-        return json.dumps(_without_nan(dataclasses.asdict(self)), indent=2, ensure_ascii=False) + "\n"
+    def to_dict(self) -> Dict[str, Any]:
+        """JSON types; undefined numbers are None, and counts are called what they count."""
+        return _renamed(_without_nan(dataclasses.asdict(self)), "slides", self.unit)
+
+    def to_json(self, cases: Optional["Report"] = None) -> str:
+        """Indented JSON; undefined numbers are null. The report on cases, if given, stands under ``cases``."""
+        document = self.to_dict()
+        if cases is not None:
+            document["cases"] = cases.to_dict()
+        return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
     def to_text(self) -> str:
         """A table for a terminal, with one line per class and the notes below."""
         return _table(self)
 
 
-def evaluate(labels, probabilities, classes, loss=None) -> Report:
+def evaluate(labels, probabilities, classes, loss=None, unit="slides") -> Report:
     """Accuracy, and one-vs-rest AUC of each class with DeLong's 95 % interval.
 
     Args:
-        labels: (slides,) class indices.
+        labels: (slides,) class indices, or bool (slides, classes) where a slide or case may belong to several; it is
+            then correctly predicted as any of them.
         probabilities: (slides, classes) higher for the more likely class; rows need not sum to 1.
         classes: class names.
         loss: mean loss of the slides where the caller has it.
+        unit: what is counted, ``slides`` or ``cases``.
 
     Raises:
         WholeSlideError: there is no slide, or a probability is not finite.
@@ -78,27 +91,45 @@ def evaluate(labels, probabilities, classes, loss=None) -> Report:
         raise WholeSlideError("no slide was scored, so there is nothing to evaluate")
     if probabilities.shape != (len(labels), len(classes)):
         raise ValueError("probabilities of shape {} do not fit {} labels".format(probabilities.shape, len(labels)))
-    if not np.isin(labels, np.arange(len(classes))).all():
-        raise ValueError("labels must be class indices from 0 to {}".format(len(classes) - 1))
+    positives = positives_of(labels, len(classes))
     if not np.isfinite(probabilities).all():
         row = int(np.argmin(np.isfinite(probabilities).all(axis=1)))
         raise WholeSlideError("the score of slide number {} is not a finite number".format(row + 1))
     predictions = np.argmax(probabilities, axis=1)
     return Report(
         slides=len(labels),
-        accuracy=float(np.mean(predictions == labels)),
+        accuracy=float(np.mean(positives[np.arange(len(labels)), predictions])),
         loss=None if loss is None else float(loss),
         classes=tuple(
             ClassReport(
                 name=name,
-                slides=int(np.sum(labels == index)),
+                slides=int(np.sum(positives[:, index])),
                 predicted=int(np.sum(predictions == index)),
-                correct=int(np.sum((labels == index) & (predictions == index))),
-                auc=auc_interval(labels == index, probabilities[:, index]),
+                correct=int(np.sum(positives[:, index] & (predictions == index))),
+                auc=auc_interval(positives[:, index], probabilities[:, index]),
             )
             for index, name in enumerate(classes)
         ),
+        unit=unit,
     )
+
+
+def positives_of(labels, classes: int) -> np.ndarray:
+    """Which classes each slide or case belongs to: bool (n, classes).
+
+    Args:
+        labels: (n,) class indices, or already bool (n, classes).
+        classes: how many there are.
+
+    Raises:
+        ValueError: a label is no class index, or shapes do not fit.
+    """
+    labels = np.asarray(labels)
+    if labels.dtype == bool and labels.shape[1:] == (classes,):
+        return labels
+    if labels.ndim != 1 or not np.isin(labels, np.arange(classes)).all():
+        raise ValueError("labels must be class indices from 0 to {}".format(classes - 1))
+    return labels[:, np.newaxis] == np.arange(classes)
 
 
 def evaluate_scores(scores, classes, loss=None) -> Report:
@@ -112,6 +143,44 @@ def evaluate_scores(scores, classes, loss=None) -> Report:
             raise WholeSlideError("slide {}: its score is not a finite number".format(score.slide_id))
     probabilities = np.array([score.probabilities for score in scores]).reshape(-1, len(classes))
     return evaluate([score.label for score in scores], probabilities, classes, loss)
+
+
+def merge_scores(parts: Sequence[Sequence[SlideScore]], slide_ids: Optional[Sequence[str]] = None) -> List[SlideScore]:
+    """Join the scores of several processes, each of which scored a share of the slides.
+
+    A slide that several of them scored counts once.
+
+    Args:
+        parts: the scores of each process, in the order of their ranks.
+        slide_ids: the data list; the result is in its order, without slides that nobody scored. Not given: in the
+            order of ``parts``.
+
+    Raises:
+        WholeSlideError: processes disagree on a slide, so that they cannot have had the same weights and data list.
+        ValueError: a score is of no slide of the list.
+    """
+    found: Dict[str, SlideScore] = {}
+    for score in (score for part in parts for score in part):
+        first = found.setdefault(score.slide_id, score)
+        same = (first.case_id, first.label) == (score.case_id, score.label)
+        if not same or not np.allclose(first.probabilities, score.probabilities, atol=_AGREEMENT, equal_nan=True):
+            raise WholeSlideError(
+                "slide {}: two processes scored it differently, {} and {}".format(
+                    score.slide_id, first.probabilities, score.probabilities
+                )
+            )
+    if slide_ids is None:
+        return list(found.values())
+    strange = set(found) - set(slide_ids)
+    if strange:
+        raise ValueError("slide {} is not in the data list".format(min(strange)))
+    return [found[name] for name in slide_ids if name in found]
+
+
+def mean_loss(scores: Sequence[SlideScore]) -> Optional[float]:
+    """Mean loss of scores, or None where one has none."""
+    losses = [score.loss for score in scores]
+    return None if not losses or None in losses else float(np.mean(losses))
 
 
 def write_scores(path, scores, classes):
@@ -209,11 +278,11 @@ def _parse_row(row, classes, path, line):
 def _table(report):
     width = max([len("class")] + [len(entry.name) for entry in report.classes])
     percent = "{:.0f} %".format(100 * report.classes[0].auc.confidence)
-    lines = ["{} slides, accuracy {:.3f}".format(report.slides, report.accuracy)]
+    lines = ["{} {}, accuracy {:.3f}".format(report.slides, report.unit, report.accuracy)]
     if report.loss is not None:
         lines[0] += ", loss {:.4f}".format(report.loss)
     row = "{:{width}}  {:>6}  {:>9}  {:>7}  {}".format
-    lines.append(row("class", "slides", "predicted", "correct", "AUC ({} interval)".format(percent), width=width))
+    lines.append(row("class", report.unit, "predicted", "correct", "AUC ({} interval)".format(percent), width=width))
     for entry in report.classes:
         cells = (entry.name, entry.slides, entry.predicted, entry.correct, format_auc(entry.auc))
         lines.append(row(*cells, width=width))
@@ -227,3 +296,10 @@ def _without_nan(value):
     if isinstance(value, (list, tuple)):
         return [_without_nan(item) for item in value]
     return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _renamed(value, old, new):
+    """Nested dictionaries and lists with a key renamed, and without the key ``unit``."""
+    if isinstance(value, dict):
+        return {new if key == old else key: _renamed(item, old, new) for key, item in value.items() if key != "unit"}
+    return [_renamed(item, old, new) for item in value] if isinstance(value, list) else value

@@ -24,13 +24,14 @@ def write_pyramid(path, image, mpp, tile=256, levels=None):
     Args:
         path: the file to write.
         image: uint8 array (height, width, 3), RGB.
-        mpp: micrometres per pixel of level 0.
+        mpp: micrometres per pixel of level 0, one number or ``(y, x)``; None states none.
         tile: side of the tiles in pixels, a multiple of 16.
         levels: number of levels, level 0 included; None halves until the longest side fits into one tile.
 
     Raises:
         WholeSlideError: an argument cannot be used, or the file cannot be written.
     """
+    mpp = mpp if mpp is None or np.ndim(mpp) else (mpp, mpp)
     _check(image, mpp, tile, levels)
     count = levels or default_levels(image.shape, tile)
     big = image.nbytes * 4 // 3 > BIGTIFF_BYTES
@@ -38,7 +39,8 @@ def write_pyramid(path, image, mpp, tile=256, levels=None):
         for level in range(count):
             if level:
                 image = halve(image)
-            _write_level(writer, image, mpp * 2**level, tile, REDUCED_IMAGE if level else 0)
+            scaled = mpp and tuple(value * 2**level for value in mpp)
+            _write_level(writer, image, scaled, tile, REDUCED_IMAGE if level else 0)
 
 
 def default_levels(shape, tile=256):
@@ -63,7 +65,6 @@ def halve(image):
 
 
 def _write_level(writer, image, mpp, tile, subfile_type):
-    per_centimetre = MICROMETRES_PER_CENTIMETRE / mpp
     writer.write(
         _tiles(image, tile),
         shape=image.shape,
@@ -74,15 +75,18 @@ def _write_level(writer, image, mpp, tile, subfile_type):
         subfiletype=subfile_type,
         metadata=None,
         software="whole_slide_cnn",
-        **_resolution(writer, per_centimetre),
+        **_resolution(writer, mpp),
     )
 
 
-def _resolution(writer, per_centimetre):
-    """The keywords for a resolution in pixels per centimetre; tifffile changed them in 2022."""
+def _resolution(writer, mpp):
+    """The keywords for a resolution in pixels per centimetre, along x first; tifffile changed them in 2022."""
+    if mpp is None:
+        return {}
+    per_centimetre = MICROMETRES_PER_CENTIMETRE / mpp[1], MICROMETRES_PER_CENTIMETRE / mpp[0]
     if "resolutionunit" in inspect.signature(writer.write).parameters:
-        return {"resolution": (per_centimetre, per_centimetre), "resolutionunit": "CENTIMETER"}
-    return {"resolution": (per_centimetre, per_centimetre, "CENTIMETER")}
+        return {"resolution": per_centimetre, "resolutionunit": "CENTIMETER"}
+    return {"resolution": per_centimetre + ("CENTIMETER",)}
 
 
 def _tiles(image, tile):
@@ -105,8 +109,9 @@ def _check(image, mpp, tile, levels):
                 image.dtype, image.shape
             )
         )
-    if not (np.isfinite(mpp) and mpp > 0):
-        raise WholeSlideError("a pyramid needs a resolution above 0 micrometres per pixel, not {}".format(mpp))
+    if mpp is not None and not all(np.isfinite(value) and value > 0 for value in mpp):
+        shown = mpp[0] if mpp[0] == mpp[1] else "{} and {}".format(*mpp)
+        raise WholeSlideError("a pyramid needs a resolution above 0 micrometres per pixel, not {}".format(shown))
     if tile < 16 or tile % 16:
         raise WholeSlideError("the tile side of a TIFF must be a multiple of 16 pixels, not {}".format(tile))
     most = int(np.log2(min(image.shape[:2]))) + 1

@@ -45,6 +45,7 @@ class ResampledSlide:
         reader: the slide as given.
         size: height and width of the whole resized slide: level 0's times the factor, rounded half up, at least 1.
         mpp: µm per pixel ``(y, x)`` of the result, or None if only a ratio is known.
+        source_mpp: µm per pixel ``(y, x)`` of level 0, or None where nobody states it.
         level: the level that is read.
 
     Raises:
@@ -79,6 +80,7 @@ class ResampledSlide:
             factors = (source[0] / mpp, source[1] / mpp)
             self.mpp = (mpp, mpp)
         self.reader = reader
+        self.source_mpp: Optional[PerAxis] = source
         self.size = Size(*(max(1, math.floor(n * factor + 0.5)) for n, factor in zip(reader.level_sizes[0], factors)))
         self.level = _choose_level(reader, factors)
 

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import warnings
-from typing import Dict, Optional
+from typing import Any, Dict, Optional, Sequence, Tuple
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -79,6 +79,7 @@ def make_engine(
     optimiser=None,
     report=print,
     state: Optional[Dict[str, np.ndarray]] = None,
+    extra_memory: Sequence[Tuple[str, int]] = (),
 ) -> Engine:
     """The engine a configuration asks for (see :func:`settle`), with its weights' first values.
 
@@ -86,6 +87,7 @@ def make_engine(
 
     Args:
         state: of a checkpoint to go on from, instead of first values.
+        extra_memory: bytes that the run needs beside the engine, by what they are for.
 
     Raises:
         MemoryBudgetError: the run needs more memory than it may use.
@@ -96,6 +98,7 @@ def make_engine(
     plan = engine_memory(
         config.engine, network, config.data.canvas, config.model.compute, optimiser is not None, **options
     )
+    plan = dataclasses.replace(plan, parts=plan.parts + tuple(extra_memory))
     report(plan.sentence())
     check_memory(plan, config.memory_gb)
     if state is None:
@@ -111,20 +114,24 @@ def make_engine(
     return engine
 
 
-def trained_weights(config: TrainConfig, network: Network, path: Optional[str] = None) -> Weights:
-    """All weights of a trained network by name.
+def trained_path(config: TrainConfig, path: Optional[str] = None) -> str:
+    """The file of trained weights: the one given, or the one that ``outputs.weights`` names, or else the best
+    checkpoint in the result folder."""
+    return path or config.outputs.weights or os.path.join(config.result_dir, BEST)
+
+
+def trained_weights(network: Network, path: str) -> Tuple[Weights, Dict[str, Any]]:
+    """All weights of a trained network by name, and what its checkpoint says of itself (nothing for other files).
 
     Args:
-        path: a checkpoint, or a file of weights (``.h5`` or ``.safetensors``). By default the one that
-            ``outputs.weights`` names, or else the best checkpoint in the result folder.
+        path: a checkpoint, or a file of weights (``.h5`` or ``.safetensors``).
 
     Raises:
         WeightsError: the file is missing, broken, of another model, or lacks some of the weights.
     """
-    path = path or config.outputs.weights or os.path.join(config.result_dir, BEST)
     if not path.lower().endswith(WEIGHT_EXTENSIONS + (".safetensors",)):
-        state, _ = load_checkpoint(path, network)
-        return {spec.name: state[spec.name] for spec in network.variables}
+        state, progress = load_checkpoint(path, network)
+        return {spec.name: state[spec.name] for spec in network.variables}, progress
     if not os.path.isfile(path):
         raise WeightsError("weight file {} does not exist; train first, or name another one".format(path))
     weights, found = load_weights(path, network)
@@ -134,7 +141,7 @@ def trained_weights(config: TrainConfig, network: Network, path: Optional[str] =
             "{} does not hold a whole trained {}: {} of its variables are missing or of another shape, {} among "
             "them".format(path, network.backbone, len(lost), lost[0])
         )
-    return weights
+    return weights, {}
 
 
 def open_splits(config: TrainConfig, *required: str) -> Dict[str, SlideSource]:
