@@ -12,6 +12,7 @@ from whole_slide_cnn.config.load import (
 from whole_slide_cnn.config.schema import (
     BACKBONES,
     ENGINES,
+    Augmentation,
     Data,
     Model,
     Streaming,
@@ -21,6 +22,7 @@ from whole_slide_cnn.config.schema import (
 from whole_slide_cnn.config.sources import parse_overrides
 
 __all__ = [
+    "Augmentation",
     "BACKBONES",
     "ENGINES",
     "Data",
