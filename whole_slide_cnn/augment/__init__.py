@@ -1,4 +1,4 @@
-"""Random changes of a training slide, applied window by window (2022, Methods and Fig. 7b): ``augmented(canvas, ...)``."""
+"""Random changes of training slides, window by window (2022, Methods and Fig. 7b): ``augmented(canvas, ...)``."""
 
 from whole_slide_cnn.augment.canvas import AugmentedCanvas, augmented
 from whole_slide_cnn.augment.draws import Draw, draw, ranges_of

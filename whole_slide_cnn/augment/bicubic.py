@@ -39,7 +39,7 @@ def remap(source: np.ndarray, rows: np.ndarray, columns: np.ndarray, outside: np
 
 
 def gather(source, rows, columns, outside, xp=np):
-    """Sample an image by tables of indices; arguments and result as of :func:`remap`, as arrays of the module ``xp``."""
+    """Sample an image by tables of indices; arguments and result are those of :func:`remap`, as arrays of ``xp``."""
     height, width = source.shape[:2]
     border = _MARGIN + 2
     padded = xp.empty((height + 2 * border, width + 2 * border, 3), np.uint8)
@@ -61,8 +61,8 @@ def gather(source, rows, columns, outside, xp=np):
 def weights() -> np.ndarray:
     """Weights of the 4 x 4 pixels around a position: int32 (16, 32 * 32), taps and phases in raster order.
 
-    Products of the two axes' weights, rounded. What is then missing from a sum of 2^15 goes to one of the four pixels
-    from the second row and column on: to the largest where weight is missing, from the smallest where there is too much.
+    Products of the two axes' weights, rounded. What the sum then lacks of 2^15 is added to the largest of the four taps
+    from the third row and column on; what it has too much is taken from the smallest of them.
     """
     distance = np.arange(PHASES, dtype=np.float32)[:, None] / np.float32(PHASES)
     axis = np.concatenate([_kernel(distance + 1), _kernel(distance), _kernel(1 - distance)], axis=1)

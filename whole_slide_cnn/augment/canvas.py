@@ -1,7 +1,7 @@
 """A canvas whose pixels are another's, moved by one affine map and then changed in colour.
 
-Windows are made from the smallest rectangle of the source that they need, a tile at a time: neither the augmented nor
-the original slide is ever held.
+Windows are made a tile at a time, each from the smallest rectangle of the source that it needs: neither the augmented
+nor the original slide is ever held.
 """
 
 import functools
@@ -14,6 +14,7 @@ from whole_slide_cnn.augment import bicubic
 from whole_slide_cnn.augment.affine import PHASES, affine_of, blank_blocks_after, positions, source_window
 from whole_slide_cnn.augment.colour import ColourMap
 from whole_slide_cnn.augment.draws import Draw, Ranges, draw, ranges_of
+from whole_slide_cnn.augment.source import CACHE_BYTES, BlockSource
 from whole_slide_cnn.config.schema import Augmentation
 from whole_slide_cnn.errors import ConfigError
 from whole_slide_cnn.sizes import Window
@@ -22,8 +23,10 @@ from whole_slide_cnn.slides.canvas import Canvas
 # Pixels along a side worked on at a time: the temporary arrays of a tile stay near the processor.
 TILE = 512
 
-# Of one read beyond its result: the source of a rotated tile and the arrays between it and the result.
-WORKING_BYTES = 16 * 2**20
+# What one read holds beyond its result: the source of a rotated tile and the arrays between it and the result.
+WORKING_BYTES = 10 * 2**20
+# What augmentation adds to the memory of a process that reads one window at a time.
+PROCESS_BYTES = WORKING_BYTES + CACHE_BYTES
 
 
 def augmented(canvas: Canvas, settings: Augmentation, seed: int, position: int) -> Canvas:
@@ -65,6 +68,7 @@ class AugmentedCanvas(Canvas):
         self._colours = ColourMap(draw, xp)
         blank = self._colours(xp.asarray(source.blank_colour[np.newaxis, np.newaxis]))
         super().__init__(source.name, source.size, _to_host(blank)[0, 0])
+        self._blocks = BlockSource(source)
         self.source = source
         self.draw = draw
 
@@ -85,8 +89,8 @@ class AugmentedCanvas(Canvas):
         needed = source_window(self._affine, tile, self.size)
         if not (needed.height and needed.width):
             return np.broadcast_to(self.blank_colour, tile.size + (3,))
-        source = self.source.read(needed)
-        if (source == self.source.blank_colour).all():
+        source = self._blocks.read(needed)
+        if source is None:
             return np.broadcast_to(self.blank_colour, tile.size + (3,))
         source = self._xp.asarray(source)
         if not self._affine.is_identity:
@@ -102,7 +106,7 @@ class AugmentedCanvas(Canvas):
         return bicubic.gather(source, rows, columns, self.source.blank_colour, self._xp)
 
     def _find_blank_blocks(self) -> np.ndarray:
-        return blank_blocks_after(self._affine, self.size, self.source.blank_blocks())
+        return blank_blocks_after(self._affine, self.size, self._blocks.blank_blocks())
 
 
 @functools.lru_cache(maxsize=None)

@@ -1,4 +1,4 @@
-"""What is drawn for one slide and step: presets, ranges, and a stream of random numbers that only a position decides."""
+"""What is drawn for one slide and step: presets, ranges, and random numbers that a seed and a position decide."""
 
 import dataclasses
 from typing import NamedTuple, Tuple

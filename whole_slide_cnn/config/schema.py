@@ -183,9 +183,7 @@ class Augmentation(Section):
     stain_strength: Optional[Tuple[float, float]] = option(
         "Smallest and largest factor of the amounts of hematoxylin and eosin.", None, at_least=0, at_most=4
     )
-    device: str = option(
-        "Where augmentation is computed: cpu, or cuda (needs CuPy).", "cpu", choices=AUGMENT_DEVICES
-    )
+    device: str = option("Where augmentation is computed: cpu, or cuda (needs CuPy).", "cpu", choices=AUGMENT_DEVICES)
 
     def check_rules(self):
         for name in ("contrast", "brightness", "stain_strength"):
