@@ -47,21 +47,28 @@ def test_quarter_turns_fall_on_whole_pixels_where_the_sides_allow(angle):
     assert not affine_of(Draw(angle=angle, shift=(1e-5, 0)), Size(75000, 75000)).whole
 
 
-@settings(max_examples=60, deadline=None)
-@given(drawn=draws, size=st.tuples(st.integers(1, 90000), st.integers(1, 90000)), data=st.data())
-def test_positions_are_those_of_exact_arithmetic_rounded(drawn, size, data):
-    affine = affine_of(drawn, Size(*size))
-    row, column = (data.draw(st.integers(0, side - 1)) for side in size)
-    down = row - (size[0] - 1) / 2 - drawn.shift[0] * size[0]
-    right = column - (size[1] - 1) / 2 - drawn.shift[1] * size[1]
-    angle = math.radians(drawn.angle)
-    expected = (
-        (size[0] - 1) / 2 + (-1) ** drawn.flip_rows * (math.cos(angle) * down + math.sin(angle) * right),
-        (size[1] - 1) / 2 + (-1) ** drawn.flip_columns * (math.cos(angle) * right - math.sin(angle) * down),
+def exact_positions(drawn, size, window):
+    """Source rows and columns of a window's pixels by the definition, in pixels."""
+    down = np.arange(window.top, window.bottom)[:, None] - (size.height - 1) / 2 - drawn.shift[0] * size.height
+    right = np.arange(window.left, window.right)[None, :] - (size.width - 1) / 2 - drawn.shift[1] * size.width
+    cosine, sine = math.cos(math.radians(drawn.angle)), math.sin(math.radians(drawn.angle))
+    return (
+        (size.height - 1) / 2 + (-1) ** drawn.flip_rows * (cosine * down + sine * right),
+        (size.width - 1) / 2 + (-1) ** drawn.flip_columns * (cosine * right - sine * down),
     )
-    for axis, value in zip(affine[:2], expected):
-        found = positions(axis, Window(row, column, 1, 1))[0, 0] / PHASES
-        assert abs(found - value) <= 0.5 / PHASES + 1e-6
+
+
+@settings(max_examples=40, deadline=None)
+@given(drawn=draws, size=st.tuples(st.integers(50, 90000), st.integers(50, 90000)), data=st.data())
+def test_positions_are_those_of_exact_arithmetic_rounded(drawn, size, data):
+    size = Size(*size)
+    affine = affine_of(drawn, size)
+    for window in (
+        Window(*[data.draw(st.integers(0, side - 50)) for side in size], 50, 50),
+        Window(size.height - 50, size.width - 50, 50, 50),
+    ):
+        for axis, exact in zip(affine[:2], exact_positions(drawn, size, window)):
+            assert np.abs(positions(axis, window) / PHASES - exact).max() <= 0.5 / PHASES + 1e-6
 
 
 @settings(max_examples=80, deadline=None)
