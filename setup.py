@@ -40,7 +40,7 @@ setup(
             "safetensors",
         ],
     )
-    + ["matplotlib", "PyYAML", "scikit-learn>=1.0", "scipy", "tifffile", "tqdm"],
+    + ["matplotlib", "opencv-python-headless>=4.5,<5", "PyYAML", "scikit-learn>=1.0", "scipy", "tifffile", "tqdm"],
     extras_require={
         "test": on_each(classic=["pytest>=7.4,<8"], current=["pytest>=8"]) + ["hypothesis"],
         "lint": ["ruff>=0.17,<0.18"],

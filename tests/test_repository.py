@@ -124,7 +124,7 @@ def test_the_layer_rule_itself(importer, source, allowed):
 IMPORT_ALL = """
 import importlib, pkgutil, sys, threading
 import whole_slide_cnn
-for name in ("config", "slides", "evaluation"):
+for name in ("config", "slides", "augment", "evaluation"):
     package = importlib.import_module("whole_slide_cnn." + name)
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
         importlib.import_module(module.name)

@@ -59,11 +59,12 @@ def train(config, resume=False, overwrite=False):
         write_resumption(folder, config, resumed.progress.updates)
         print("going on after {} updates".format(resumed.progress.updates))
     optimiser = setup.make_optimiser(config)
-    engine = setup.make_engine(config, network, optimiser, state=state)
+    prepare, extra_memory = setup.make_augmentation(config)
+    engine = setup.make_engine(config, network, optimiser, state=state, extra_memory=extra_memory)
     del state  # as large as the model and its optimiser
     with engine:
         try:
-            Trainer(config, engine, optimiser, sources["train"], sources.get("val"), resumed).run()
+            Trainer(config, engine, optimiser, sources["train"], sources.get("val"), resumed, prepare=prepare).run()
         finally:
             for source in sources.values():
                 source.close()

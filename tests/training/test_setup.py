@@ -90,8 +90,8 @@ def test_weights_to_score(slide_set, tmp_path):
 
 
 def test_weights_to_score_are_all_there(tmp_path):
-    config = slide_set.config(tmp_path)
     with pytest.raises(WeightsError, match="absent.h5 does not exist; train first, or name another one"):
+        setup.trained_weights(NETWORK, str(tmp_path / "absent.h5"))
     other = Network("tiny", "gmp", "softmax", 5)
     save_weights(str(tmp_path / "five.h5"), other, other.initial_weights(0))
     with pytest.raises(

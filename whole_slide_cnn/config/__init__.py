@@ -14,6 +14,7 @@ from whole_slide_cnn.config.schema import (
     BACKBONES,
     ENGINES,
     WEIGHT_EXTENSIONS,
+    Augmentation,
     Data,
     Model,
     Outputs,
@@ -24,6 +25,7 @@ from whole_slide_cnn.config.schema import (
 from whole_slide_cnn.config.sources import parse_overrides
 
 __all__ = [
+    "Augmentation",
     "BACKBONES",
     "ENGINES",
     "Data",

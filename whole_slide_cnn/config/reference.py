@@ -206,16 +206,12 @@ _ON_PLATEAU = {"train.on_plateau": "rollback"}
 
 
 def _schedule(values: Dict[str, Any]) -> Dict[str, Any]:
-    """How the learning rate falls, and how slides are changed at random, as far as this program can."""
-    found = {
-        target: _checked(values[name], target, name)
-        for name, target in _SCHEDULE.items()
-        if name in values and _target(target) is not None
-    }
+    """How the learning rate falls, and how slides are changed at random."""
+    found = {target: _checked(values[name], target, name) for name, target in _SCHEDULE.items() if name in values}
     found.update(_WITHOUT_KEY)
     if "REDUCE_LR_PATIENCE" in values:
         found.update(_ON_PLATEAU)
-    return {target: value for target, value in found.items() if _target(target) is not None}
+    return found
 
 
 def _checked(value: Any, target: str, name: str) -> Any:

@@ -17,6 +17,8 @@ OPTIMIZERS = ("adam", "adamw")
 WEIGHT_EXTENSIONS = (".h5", ".hdf5")
 LR_SCALINGS = ("none", "sqrt")
 ON_PLATEAU = ("reduce", "rollback")
+AUGMENTATIONS = ("none", "paper_2021", "reference_2021", "paper_2022")
+AUGMENT_DEVICES = ("cpu", "cuda")
 
 # A 10x objective with the usual camera gives 1 um/px, a 20x one 0.5 um/px.
 MPP_TIMES_MAGNIFICATION = 10.0
@@ -239,6 +241,61 @@ class Outputs(Section):
 
 
 @dataclasses.dataclass(frozen=True)
+class Augmentation(Section):
+    """Random changes of the slides that are trained on, drawn once per slide and step."""
+
+    preset: str = option(
+        "Values of those keys below that are null: none changes nothing; paper_2021 has flips, rotation, shift, "
+        "contrast, brightness, hue and value; reference_2021 has saturation in place of value; paper_2022 has flips, "
+        "rotation and stains.",
+        "none",
+        choices=AUGMENTATIONS,
+    )
+    flip: Optional[bool] = option("Whether to flip slides, along each axis with probability 1/2.", None)
+    rotation: Optional[float] = option(
+        "Largest rotation about the canvas's centre, in degrees either way.", None, at_least=0, at_most=180
+    )
+    shift: Optional[float] = option(
+        "Largest shift along each axis, as a share of the canvas's height or width.", None, at_least=0, at_most=1
+    )
+    contrast: Optional[Tuple[float, float]] = option(
+        "Smallest and largest factor of a channel's difference from 127.", None, at_least=0
+    )
+    brightness: Optional[Tuple[float, float]] = option("Smallest and largest factor of all channels.", None, at_least=0)
+    hue: Optional[float] = option(
+        "Largest change of the hue either way, in 256ths of the full circle.", None, at_least=0, at_most=128
+    )
+    saturation: Optional[float] = option(
+        "Largest change of the saturation (0 to 255) either way; it also tints what has no color.",
+        None,
+        at_least=0,
+        at_most=255,
+    )
+    value: Optional[float] = option(
+        "Largest change of the value (0 to 255), a pixel's strongest channel, either way.",
+        None,
+        at_least=0,
+        at_most=255,
+    )
+    stain_angle: Optional[float] = option(
+        "Largest turn of the colors of hematoxylin and eosin, in degrees of optical density either way.",
+        None,
+        at_least=0,
+        at_most=45,
+    )
+    stain_strength: Optional[Tuple[float, float]] = option(
+        "Smallest and largest factor of the amounts of hematoxylin and eosin.", None, at_least=0, at_most=4
+    )
+    device: str = option("Where augmentation is computed: cpu, or cuda (needs CuPy).", "cpu", choices=AUGMENT_DEVICES)
+
+    def check_rules(self):
+        for name in ("contrast", "brightness", "stain_strength"):
+            limits = getattr(self, name)
+            if limits is not None and limits[0] > limits[1]:
+                raise ConfigError("augment.{}: the smallest factor, {}, is above the largest, {}".format(name, *limits))
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainConfig(Section):
     """Everything that train and test need to know."""
 
@@ -260,4 +317,5 @@ class TrainConfig(Section):
     model: Model = option("The network.", Model())
     streaming: Streaming = option("The streaming engine.", Streaming())
     train: Training = option("The training loop.", Training())
+    augment: Augmentation = option("Random changes of the slides that are trained on.", Augmentation())
     outputs: Outputs = option("Files that train and test write beside those in the result folder.", Outputs())

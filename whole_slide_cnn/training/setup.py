@@ -8,6 +8,7 @@ from typing import Any, Dict, Optional, Sequence, Tuple
 import numpy as np
 import tensorflow.compat.v1 as tf
 
+from whole_slide_cnn.augment.canvas import PROCESS_BYTES, array_module, augmented, augments
 from whole_slide_cnn.config import WEIGHT_EXTENSIONS, TrainConfig
 from whole_slide_cnn.engines import ENGINES
 from whole_slide_cnn.engines.base import Engine, has_gpu
@@ -16,11 +17,12 @@ from whole_slide_cnn.errors import ConfigError, ManifestError, TensorTooLargeErr
 from whole_slide_cnn.models.network import Network
 from whole_slide_cnn.models.trace import check_tensor_sizes, trace_canvas
 from whole_slide_cnn.models.weights import Weights, load_weights
+from whole_slide_cnn.slides.canvas import Canvas
 from whole_slide_cnn.slides.manifest import check_disjoint, load_manifest
 from whole_slide_cnn.training.checkpoint import load_checkpoint
 from whole_slide_cnn.training.optimisers import Adam
 from whole_slide_cnn.training.run_folder import BEST
-from whole_slide_cnn.training.slides import SlideSource
+from whole_slide_cnn.training.slides import Prepare, SlideSource
 
 SPLITS = ("train", "val", "test")
 
@@ -112,6 +114,23 @@ def make_engine(
     engine = ENGINES[config.engine](network, config.data.canvas, config.model.compute, optimiser, **options)
     engine.load_state(state)
     return engine
+
+
+def make_augmentation(config: TrainConfig) -> Tuple[Optional[Prepare], Tuple[Tuple[str, int], ...]]:
+    """What is done to the canvas of every slide that is trained on, and the memory that takes; None and nothing where
+    the configuration asks for no augmentation.
+
+    Raises:
+        ConfigError: ``augment.device`` is cuda and CuPy is missing or finds no GPU.
+    """
+    if not augments(config.augment):
+        return None, ()
+    array_module(config.augment.device)
+
+    def prepare(canvas: Canvas, position: int) -> Canvas:
+        return augmented(canvas, config.augment, config.seed, position)
+
+    return prepare, (("augmentation", PROCESS_BYTES),)
 
 
 def trained_path(config: TrainConfig, path: Optional[str] = None) -> str:
