@@ -32,6 +32,8 @@ DISTRIBUTIONS = (
     "safetensors",
     "PyYAML",
     "matplotlib",
+    "opencv-python-headless",
+    "mpi4py",
 )
 _GIT_SECONDS = 10
 _HEADER_NAMES = {"case_id", "slide_id"}

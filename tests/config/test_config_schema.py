@@ -61,6 +61,12 @@ def test_what_a_resumed_run_must_keep():
         "train.checkpoint_every_minutes",
         "train.checkpoint_every_updates",
         "train.tensorboard",
+        "data.allow_shared_cases",
+        "outputs.config",
+        "outputs.test_scores",
+        "outputs.test_times",
+        "outputs.train_times",
+        "outputs.weights",
     }
     defaults = fixed_values()
     assert defaults["train.batch_size"] == 1 and set(fixed) - set(defaults) == {"data.classes", "data.canvas"}
