@@ -85,7 +85,7 @@ def test_a_change_of_weights_changes_the_map(engines):
     np.testing.assert_array_equal(engine.class_map(canvas), before)
 
 
-def test_every_window_is_read_once_and_blank_area_never():
+def test_every_window_is_read_once_and_blank_area_never_and_no_embedding_is_kept(monkeypatch):
     class Counting(ArrayCanvas):
         reads = 0
 
@@ -100,5 +100,12 @@ def test_every_window_is_read_once_and_blank_area_never():
     canvas.reads = 0
     with StreamingEngine(Network("tiny", "gmp", "softmax", 3), Size(960, 960), "float64", window=128) as engine:
         engine.load_state(random_weights(engine.network))
+        fetched = []
+        run = engine._session.run
+        monkeypatch.setattr(engine._session, "run", lambda *args: fetched.append(run(*args)) or fetched[-1])
         engine.class_map(canvas)
         assert 0 < canvas.reads == len(engine.cover(canvas).windows) < 9
+        # of all embeddings only those of the small blank canvas ever left the graph
+        blank, scores = fetched[0], fetched[1:]
+        assert blank.shape == (1,) + engine._blank.cells + (engine.network.channels,)
+        assert len(scores) == 1 + canvas.reads and all(part.shape[1:] == (3,) for part in scores)

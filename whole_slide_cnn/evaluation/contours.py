@@ -7,6 +7,8 @@ from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.path import Path
+from scipy import ndimage, sparse
+from scipy.sparse import csgraph
 
 from whole_slide_cnn.evaluation.cell_grid import CellAxis, CellGrid
 
@@ -15,6 +17,7 @@ from whole_slide_cnn.evaluation.cell_grid import CellAxis, CellGrid
 _CLEARANCE = 1e-3
 _DECIMALS = 3
 _CLOSE = 0.1  # in cells: a line of cells this near to the edge of the slide gives way to the edge
+_SNAP = 1e-4  # in positions: nearer to one than any crossing, so it is one
 _ABOVE_ALL = 2.0
 
 
@@ -53,13 +56,20 @@ def polygons_above(values: np.ndarray, grid: CellGrid, threshold: float) -> List
     cleared = np.where(
         reached, np.maximum(on_lines, threshold + _CLEARANCE), np.minimum(on_lines, threshold - _CLEARANCE)
     )
-    rings = _rings(columns, rows, cleared, threshold)
-    outer = [ring for ring in rings if signed_area(ring) > 0]
-    holes: List[List[np.ndarray]] = [[] for _ in outer]
-    for ring in rings:
-        if signed_area(ring) < 0:
-            holes[_smallest_around(ring, outer)].append(ring)
-    return [_measured((ring,) + tuple(inner), rows, columns, on_lines) for ring, inner in zip(outer, holes)]
+    rings = _rings(cleared, threshold)
+    owner, areas = _areas(rings, reached)
+    count = int(owner.max()) + 1
+    mean = np.bincount(areas[reached], on_lines[reached], count) / np.bincount(areas[reached], minlength=count)
+    maximum = ndimage.maximum(on_lines, areas, np.arange(count))
+    parts: List[List[np.ndarray]] = [[] for _ in range(count)]
+    for ring, index in zip(rings, owner):
+        x, y = (np.interp(ring[:, axis], np.arange(len(lines)), lines) for axis, lines in ((0, columns), (1, rows)))
+        parts[index].append(_closed(np.stack([x, y], axis=1)))
+    return [
+        # the outer ring has the only positive area; a rounded mean may exceed the maximum
+        Polygon(tuple(sorted(part, key=signed_area, reverse=True)), min(float(average), float(most)), float(most))
+        for part, average, most in zip(parts, mean, maximum)
+    ]
 
 
 def feature(polygon: Polygon, name: str, index: int) -> Dict[str, Any]:
@@ -111,16 +121,37 @@ def _interpolate(values: np.ndarray, axis: CellAxis, positions: np.ndarray) -> n
     return values[lower] * (1 - weight) + values[upper] * weight
 
 
-def _rings(x: np.ndarray, y: np.ndarray, values: np.ndarray, threshold: float) -> List[np.ndarray]:
-    """Closed rings around everything above a threshold, those of holes clockwise."""
+def _rings(values: np.ndarray, threshold: float) -> List[np.ndarray]:
+    """Rings (points, 2) around everything above a threshold, those of holes clockwise; in columns and rows."""
     figure = Figure()
     FigureCanvasAgg(figure)
-    filled = figure.add_subplot(1, 1, 1).contourf(x, y, values, levels=[threshold, _ABOVE_ALL])
-    rings = []
+    filled = figure.add_subplot(1, 1, 1).contourf(values, levels=[threshold, _ABOVE_ALL])
+    rings: List[np.ndarray] = []
     for points, codes in zip(filled.allsegs[0], filled.allkinds[0]):
-        starts = np.flatnonzero(np.asarray(codes) == Path.MOVETO)
-        rings += [_closed(part) for part in np.split(np.asarray(points, np.float64), starts[1:])]
-    return [ring for ring in rings if len(ring) > 3]
+        points = np.asarray(points, np.float64)
+        whole = np.round(points)
+        points = np.where(np.abs(points - whole) < _SNAP, whole, points)
+        rings += np.split(points, np.flatnonzero(np.asarray(codes) == Path.MOVETO)[1:])
+    return rings
+
+
+def _areas(rings: Sequence[np.ndarray], reached: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    """Which area each ring bounds, and which area each position belongs to (-1: none), in time linear in their number.
+
+    Every point of a ring lies on a line between two neighbouring positions of which one is reached, and that one
+    belongs to the ring's area. Rings and groups of neighbours that are linked so make an area.
+    """
+    groups, count = ndimage.label(reached)
+    points = np.concatenate(rings)
+    columns, rows = points.T
+    beside = np.maximum(
+        groups[np.floor(rows).astype(np.int64), np.floor(columns).astype(np.int64)],
+        groups[np.ceil(rows).astype(np.int64), np.ceil(columns).astype(np.int64)],
+    )
+    ring = np.repeat(np.arange(len(rings)), [len(part) for part in rings])
+    links = sparse.coo_matrix((np.ones(len(ring), bool), (ring, len(rings) + beside - 1)), (len(rings) + count,) * 2)
+    _, area = csgraph.connected_components(links, directed=False)
+    return area[: len(rings)], np.concatenate([[-1], area[len(rings) :]])[groups]
 
 
 def _closed(points: np.ndarray) -> np.ndarray:
@@ -128,30 +159,3 @@ def _closed(points: np.ndarray) -> np.ndarray:
     points = np.round(points, _DECIMALS) + 0.0  # no negative zeros
     points = points[(points != np.roll(points, 1, axis=0)).any(axis=1)]
     return np.concatenate([points, points[:1]])
-
-
-def _smallest_around(hole: np.ndarray, rings: Sequence[np.ndarray]) -> int:
-    """Which ring a hole belongs to."""
-    low, high = hole.min(axis=0), hole.max(axis=0)
-    around = [
-        (signed_area(ring), index)
-        for index, ring in enumerate(rings)
-        if (ring.min(axis=0) <= low).all() and (ring.max(axis=0) >= high).all() and Path(ring).contains_point(hole[0])
-    ]
-    return min(around)[1]
-
-
-def _measured(rings: Tuple[np.ndarray, ...], rows: np.ndarray, columns: np.ndarray, values: np.ndarray) -> Polygon:
-    """A polygon with mean and maximum of the values in it."""
-    (left, top), (right, bottom) = rings[0].min(axis=0), rings[0].max(axis=0)
-    in_rows = slice(*np.searchsorted(rows, (top, bottom)) + (0, 1))
-    in_columns = slice(*np.searchsorted(columns, (left, right)) + (0, 1))
-    y, x = np.meshgrid(rows[in_rows], columns[in_columns], indexing="ij")
-    points = np.stack([x.ravel(), y.ravel()], axis=1)
-    # a little wider, so that points on the edge of the slide belong to it
-    inside = Path(rings[0]).contains_points(points, radius=10.0**-_DECIMALS)
-    for hole in rings[1:]:
-        inside &= ~Path(hole).contains_points(points)
-    found = values[in_rows, in_columns].ravel()[inside]
-    maximum = float(found.max())
-    return Polygon(rings, min(float(found.mean()), maximum), maximum)  # a rounded mean may exceed what it is of

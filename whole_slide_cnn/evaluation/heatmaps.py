@@ -8,7 +8,7 @@ import math
 import os
 import re
 from dataclasses import dataclass
-from typing import Any, Dict, List, Mapping, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Sequence, Tuple
 
 import numpy as np
 from matplotlib import colormaps
@@ -38,7 +38,9 @@ THUMBNAIL_SIDE = 2048
 
 _PIXELS_PER_CELL = 4  # of the pyramid
 _LARGEST_SIDE = 4096  # of the pyramid
-_BYTES_PER_PIXEL = 16  # of a figure: resampled values twice, colours, and the levels below
+_CONTOUR_BYTES_PER_CELL = 64  # copies of a map while its contours are drawn
+_BYTES_PER_PIXEL = 20  # of a figure: resampled values twice, colours, and the levels below
+_BAND_ROWS = 256
 _BAR_INCHES = (1.3, 2.4)  # width and least height
 _OUTSIDE = 255
 
@@ -81,8 +83,9 @@ def heatmap_memory(network: Network, canvas: Size) -> Tuple[Tuple[str, int], ...
     cells = geometry.cells_of(network.trunk, canvas)
     side = min(_LARGEST_SIDE, _PIXELS_PER_CELL * max(cells))
     pixels = max(side**2, min(THUMBNAIL_SIDE**2, canvas.height * canvas.width))
-    values = cells.height * cells.width * network.classes
-    return ("class map", values * 3 * 8), ("figures", pixels * _BYTES_PER_PIXEL)
+    count = cells.height * cells.width
+    each = 3 * 8 * network.classes  # logits, and what makes them probabilities, in up to float64
+    return ("class map", count * each), ("figures", pixels * _BYTES_PER_PIXEL + count * _CONTOUR_BYTES_PER_CELL)
 
 
 def write_heatmap(folder: str, canvas: SlideCanvas, probabilities: np.ndarray, settings: HeatmapSettings) -> np.ndarray:
@@ -142,10 +145,11 @@ def heat_on(grid: CellGrid, values: np.ndarray, size: Size) -> np.ndarray:
 def overlay_image(small: np.ndarray, heat: np.ndarray) -> np.ndarray:
     """A translucent heat map on a thumbnail of the slide: uint8 (height, width, 3). Where there is no heat (nan), the
     thumbnail stays as it is."""
-    shown = np.isfinite(heat)
-    blended = (1 - OPACITY) * small[shown] + OPACITY * colour_of(heat[shown])
     image = small.copy()
-    image[shown] = np.floor(blended + 0.5).astype(np.uint8)
+    for rows in _bands(len(image)):
+        shown = np.isfinite(heat[rows])
+        blended = (1 - OPACITY) * image[rows][shown] + OPACITY * colour_of(heat[rows][shown])
+        image[rows][shown] = np.floor(blended + 0.5).astype(np.uint8)
     return image
 
 
@@ -163,14 +167,15 @@ def pyramid_image(grid: CellGrid, values: np.ndarray, downsample: int) -> np.nda
     size = Size(*(-(-side // downsample) for side in grid.slide))
     heat = grid.resample(values, size, (downsample, downsample))
     image = np.full(size + (3,), _OUTSIDE, np.uint8)
-    shown = np.isfinite(heat)
-    image[shown] = colour_of(heat[shown])
+    for rows in _bands(len(image)):
+        shown = np.isfinite(heat[rows])
+        image[rows][shown] = colour_of(heat[rows][shown])
     return image
 
 
 def colour_of(values: np.ndarray) -> np.ndarray:
     """Colours (..., 3), uint8, of probabilities from 0 to 1."""
-    return colour_table()[np.floor(255 * values + 0.5).astype(np.int64)]
+    return colour_table()[np.floor(255 * values + 0.5).astype(np.uint8)]
 
 
 def colour_table() -> np.ndarray:
@@ -244,6 +249,12 @@ def file_stems(names: Sequence[str]) -> Tuple[str, ...]:
         taken.add(stem.lower())
         stems.append(stem)
     return tuple(stems)
+
+
+def _bands(rows: int) -> Iterator[slice]:
+    """Rows coloured at a time, so that what is in between stays small beside the image."""
+    for top in range(0, rows, _BAND_ROWS):
+        yield slice(top, top + _BAND_ROWS)
 
 
 def write_array(path: str, values: np.ndarray):
