@@ -7,7 +7,6 @@ and :func:`recipe_image`), or, where a ``.h5`` of the same name lies beside it, 
 ``.h5`` given alone must load into its backbone with nothing missing, left over or of another shape.
 """
 
-import functools
 import json
 import os
 import sys
@@ -60,7 +59,7 @@ def weights_of(golden, path, network):
     return recipe_weights([(w["name"], tuple(w["shape"])) for w in golden["weights"]], golden["backbone"])
 
 
-def measure(golden, path, engine_class, compute):
+def measure(golden, path, engine_class, compute, **options):
     """Errors of one engine against one golden: probabilities (largest, absolute) and gradient norms (relative)."""
     from whole_slide_cnn.sizes import Size
     from whole_slide_cnn.slides.canvas import ArrayCanvas
@@ -70,7 +69,7 @@ def measure(golden, path, engine_class, compute):
     theirs = {weight["name"]: tuple(weight["shape"]) for weight in golden["weights"]}
     assert ours == theirs, "names or shapes of {} differ from the golden's".format(golden["backbone"])
     size = golden["size"]
-    with engine_class(network, Size(size, size), compute) as engine:
+    with engine_class(network, Size(size, size), compute, **options) as engine:
         engine.load_state(weights_of(golden, path, network))
         (prediction,), gradients = engine.gradients([ArrayCanvas(recipe_image(size))], [golden["label"]])
     norms = golden["gradient_l2"]
@@ -120,8 +119,6 @@ def check_h5(path):
 def main(paths):
     from whole_slide_cnn.engines import ENGINES
 
-    # windows small enough that the goldens' canvases need several
-    engines = dict(ENGINES, streaming=functools.partial(ENGINES["streaming"], window=GOLDEN_WINDOW))
     failed = 0
     print(
         "{:<34} {:<10} {:<8} {:>13} {:>13} {:>13}".format(
@@ -140,9 +137,10 @@ def main(paths):
             continue
         with open(path, encoding="utf-8") as stream:
             golden = json.load(stream)
-        for name, engine_class in engines.items():
+        for name, engine_class in ENGINES.items():
+            options = {"window": GOLDEN_WINDOW} if name == "streaming" else {}
             for compute in ("float64", "float32"):
-                errors = measure(golden, path, engine_class, compute)
+                errors = measure(golden, path, engine_class, compute, **options)
                 good = passes(errors, compute)
                 failed += not good
                 print(

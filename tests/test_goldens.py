@@ -83,7 +83,7 @@ def test_main_runs_every_engine_and_fails_if_one_does(tmp_path, monkeypatch, cap
     path = tmp_path / "a.json"
     path.write_text("{}")
     results = {(name, compute): GOOD for name in engines.ENGINES for compute in ("float64", "float32")}
-    monkeypatch.setattr(goldens, "measure", lambda golden, path, engine, compute: results[engine.name, compute])
+    monkeypatch.setattr(goldens, "measure", lambda _1, _2, engine, compute, **_3: results[engine.name, compute])
     assert goldens.main([str(path), str(path)]) == 0
     out = capsys.readouterr().out
     assert out.count(" ok") == 2 * len(results) and "goldens: all within bounds" in out

@@ -191,10 +191,17 @@ def test_mixed_precision_computes_in_bfloat16(project, tmp_path, call, monkeypat
         ("MODEL=fixup_resnet34", "is not a weight file of fixup_resnet34"),
     ],
 )
-def test_what_cannot_be_done_is_refused_by_name(project, call, monkeypatch, setting, message):
+def test_what_cannot_be_done_is_refused_by_name(project, call, monkeypatch, tmp_path, setting, message):
     folder, _, _ = project
     monkeypatch.chdir(str(folder))
-    arguments = "--config", os.path.join("train_configs", "config.yaml"), "--set", setting, "--set", "TEST_CSV_PATH="
+    arguments = ["--config", os.path.join("train_configs", "config.yaml")]
+    for change in (
+        "TEST_CSV_PATH=",
+        "RESULT_DIR={}".format(tmp_path),
+        "MODEL_PATH={}".format(folder / "result_wholeslide" / "model.h5"),
+        setting,
+    ):
+        arguments += ["--set", change]
     for main in (training.main,) if "MIL" in setting else (training.main, scoring.main):
         extra = ("--split", "val") if main is scoring.main else ()
-        assert message in call(main, *(arguments + extra)).sentence()
+        assert message in call(main, *arguments, *extra).sentence()
