@@ -144,6 +144,7 @@ def test_killed_twenty_times(slide_set, tmp_path, engine):
     """At random moments: amid updates, validations, and the writing of checkpoints."""
     settings = OFTEN + (
         "engine={}".format(engine),
+        "augment.preset=paper_2021",
         "train.epochs=16",
         "train.updates_per_epoch=6",
         "train.learning_rate=2.0e-3",
