@@ -56,6 +56,19 @@ def write_slide(path: str, side: int, tissue: int):
     write_pyramid(path, image, 1.0)
 
 
+def moving_tissue(side: int, seed: int):
+    """A canvas with three rectangles of noise, of random sizes and in random places."""
+    from whole_slide_cnn.slides.canvas import ArrayCanvas
+
+    random = np.random.RandomState(seed)
+    image = np.full((side, side, 3), 255, np.uint8)
+    for _ in range(3):
+        height, width = random.randint(side // 8, side // 2, 2)
+        top, left = random.randint(0, side - height), random.randint(0, side - width)
+        image[top : top + height, left : left + width] = random.randint(100, 230, (height, width, 3))
+    return ArrayCanvas(image, "slide {}".format(seed))
+
+
 def measure(options, side: int, slide: str) -> dict:
     """Peak and prediction of one engine on one slide, in this process."""
     import tensorflow.compat.v1 as tf
@@ -77,10 +90,13 @@ def measure(options, side: int, slide: str) -> dict:
     with Peak() as peak, make(network, Size(side, side), options.compute, Adam(1e-4), **extra) as engine:
         engine.load_state(network.initial_weights(0))
         started = time.time()
-        for _ in range(2):
-            with open_canvas(slide, Size(side, side), mpp=1.0) as canvas:
+        steps = options.moving or 2
+        for step in range(steps):
+            with (
+                moving_tissue(side, step) if options.moving else open_canvas(slide, Size(side, side), mpp=1.0)
+            ) as canvas:
                 engine.train_batch([canvas], [1])
-        seconds = (time.time() - started) / 2
+        seconds = (time.time() - started) / steps
     return {
         "side": side,
         "peak": peak.bytes - idle,
@@ -99,6 +115,9 @@ def main(arguments):
     parser.add_argument("--window", type=int, default=512)
     parser.add_argument("--sizes", type=int, nargs="+", default=[2048, 4096, 8192])
     parser.add_argument("--tissue", type=int, default=0, metavar="PX", help="side of the tissue; 0 fills the slide")
+    parser.add_argument(
+        "--moving", type=int, default=0, metavar="N", help="N steps on canvases in memory, with tissue in random places"
+    )
     parser.add_argument("--json", metavar="FILE", help="write the rows here as well")
     parser.add_argument("--one", nargs=2, metavar=("SIDE", "SLIDE"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)

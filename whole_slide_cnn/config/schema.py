@@ -144,7 +144,7 @@ class Training(Section):
     epsilon: float = option("Added to the denominator of the update.", 1e-8, above=0)
     lr_scaling: str = option(
         "What learning_rate and min_learning_rate are multiplied by: none (1) or sqrt (the square root of the number "
-        "of processes that train together).",
+        "of processes that train together, which is 1 in this version).",
         "none",
         choices=LR_SCALINGS,
     )
