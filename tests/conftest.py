@@ -1,7 +1,13 @@
 """A tiny data set that several folders of tests share."""
 
+import contextlib
 import csv
+import importlib.util
 import os
+import shutil
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -9,6 +15,7 @@ import tifffile
 
 from whole_slide_cnn.config import load_config
 
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 CLASSES = ("normal", "tumor")
 SLIDES = {"train": 6, "val": 4, "test": 6}
 CONFIG = """\
@@ -114,3 +121,45 @@ def make_slide():
 def make_list():
     """The function :func:`write_list`."""
     return write_list
+
+
+MPI_SECONDS = 240  # a hang is a failure
+
+
+@pytest.fixture(scope="session")
+def mpi_launcher():
+    """The words that start two processes, and the environment for them."""
+    if shutil.which("mpirun") is None:
+        pytest.skip("there is no mpirun")
+    if not any(map(importlib.util.find_spec, ("horovod", "mpi4py"))):
+        pytest.skip("neither Horovod nor mpi4py is installed")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMPI_", "PMIX_"))}
+    environment.update(
+        PYTHONPATH=ROOT, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", CUDA_VISIBLE_DEVICES=""
+    )
+    return ("mpirun", "-np", "2", "--oversubscribe", "--bind-to", "none"), environment
+
+
+@pytest.fixture(scope="session")
+def mpirun(mpi_launcher):
+    """A function (*arguments of Python) that runs them in two processes: exit code, standard output and error."""
+    words, environment = mpi_launcher
+
+    def run(*arguments):
+        with subprocess.Popen(
+            words + (sys.executable,) + tuple(map(str, arguments)),
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            universal_newlines=True,
+            start_new_session=True,
+        ) as launcher:
+            try:
+                output, errors = launcher.communicate(timeout=MPI_SECONDS)
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(launcher.pid, signal.SIGKILL)  # nothing of it outlives the test
+        return launcher.returncode, output, errors
+
+    return run

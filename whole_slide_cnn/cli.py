@@ -29,7 +29,8 @@ def run_command(main, arguments=None):
         print("error: {}".format(error), file=sys.stderr)
         code = EXIT_USER_ERROR
     except Interrupted as stop:
-        print(stop, file=sys.stderr)
+        if str(stop):  # one of several processes says it for all
+            print(stop, file=sys.stderr)
         code = EXIT_SIGNAL + stop.signal
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -39,7 +39,8 @@ class TrainingError(WholeSlideError):
 
 
 class Interrupted(Exception):
-    """A signal ended a command in good order: nothing is lost, and nothing was wrong. ``signal`` is its number."""
+    """A signal ended a command in good order: nothing is lost, and nothing was wrong. ``signal`` is its number; the
+    sentence is empty where another process says it."""
 
     def __init__(self, signal, sentence):
         super().__init__(sentence)

@@ -34,18 +34,20 @@ DISTRIBUTIONS = (
     "matplotlib",
     "opencv-python-headless",
     "mpi4py",
+    "horovod",
 )
 _GIT_SECONDS = 10
 _HEADER_NAMES = {"case_id", "slide_id"}
 
 
-def provenance(config, manifests=None, checkpoint=None) -> dict:
+def provenance(config, manifests=None, checkpoint=None, processes=1) -> dict:
     """Describe the origin of a result in JSON types. TensorFlow is not imported, and the host is not named.
 
     Args:
         config: the resolved :class:`~whole_slide_cnn.config.TrainConfig`.
         manifests: names and files of the data lists used; by default those of ``config.data``.
         checkpoint: file of the weights used, or None.
+        processes: how many computed it together.
 
     Raises:
         ManifestError: a data list cannot be read.
@@ -57,6 +59,7 @@ def provenance(config, manifests=None, checkpoint=None) -> dict:
         "time_utc": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "command": list(sys.argv),
         "seed": config.seed,
+        "processes": processes,
         "commit": git_commit(),
         "versions": versions(),
         "data_lists": {name: describe_list(path) for name, path in manifests.items()},
@@ -65,7 +68,7 @@ def provenance(config, manifests=None, checkpoint=None) -> dict:
     }
 
 
-def write_provenance(folder, config, manifests=None, name="provenance.json", checkpoint=None) -> str:
+def write_provenance(folder, config, manifests=None, name="provenance.json", checkpoint=None, processes=1) -> str:
     """Write :func:`provenance` to ``folder``, atomically, and return the file's path.
 
     Raises:
@@ -73,7 +76,9 @@ def write_provenance(folder, config, manifests=None, name="provenance.json", che
         WholeSlideError: the file cannot be written.
     """
     path = os.path.join(folder, name)
-    write_text(path, json.dumps(provenance(config, manifests, checkpoint), indent=2, ensure_ascii=False) + "\n")
+    write_text(
+        path, json.dumps(provenance(config, manifests, checkpoint, processes), indent=2, ensure_ascii=False) + "\n"
+    )
     return path
 
 

@@ -30,28 +30,45 @@ def parser() -> argparse.ArgumentParser:
     return arguments
 
 
-def test(config, checkpoint=None, split="test"):
+def test(config, checkpoint=None, split="test", group=None):
     """Score a data list. Scores, reports, figures and a summary go to the folder ``<result folder>/<split>``.
 
-    Returns:
-        The report on slides (:class:`whole_slide_cnn.evaluation.scores.Report`) and the slides that could not be read.
-    """
-    from whole_slide_cnn.training import setup
-    from whole_slide_cnn.training.times import SLIDE_COLUMNS, TimeRecord
+    Args:
+        checkpoint: file of weights; None: those that the configuration trains.
+        split: name of the data list.
+        group: the processes that share the slides (:class:`whole_slide_cnn.training.communicator.Communicator`), all of
+            which make this call; None for one process. Process 0 alone writes.
 
-    source = setup.open_splits(config, split)[split]
-    config = setup.settle(config, training=False)
-    network = setup.make_network(config)
-    checkpoint = setup.trained_path(config, checkpoint)
-    weights, _ = setup.trained_weights(network, checkpoint)
-    times = TimeRecord(config.outputs.test_times if split == "test" else None, SLIDE_COLUMNS)
-    with setup.make_engine(config, network) as engine:
+    Returns:
+        The report on slides (:class:`whole_slide_cnn.evaluation.scores.Report`; None in processes other than 0) and the
+        slides that could not be read, with the reason.
+    """
+    from whole_slide_cnn.evaluation.scores import merge_scores
+    from whole_slide_cnn.training import setup
+    from whole_slide_cnn.training.communicator import SingleCommunicator
+
+    group = SingleCommunicator() if group is None else group
+    with group.after_first():
+        source = setup.open_splits(config, split)[split]
+        network = setup.make_network(config)
+        checkpoint = setup.trained_path(config, checkpoint)
+        weights, _ = setup.trained_weights(network, checkpoint)
+    config = group.broadcast(setup.settle(config, training=False) if group.rank == 0 else None)
+    with setup.make_engine(config, network, report=group.say, processes=group.local_size) as engine:
         engine.load_state(weights)
-        scored = score_slides(engine, source, times)
+        scored, seconds = score_slides(engine, source, source.records[group.rank :: group.size], group.rank == 0)
     source.close()
-    times.write()
+    parts = group.allgather((scored, seconds, source.failed))
+    for _, others, failed in parts:
+        seconds.update(others)
+        source.failed.update(failed)
+    if group.rank:
+        return None, source.failed
+    scored = merge_scores([part for part, _, _ in parts], [record.slide_id for record in source.records])
     if not scored:
         raise TrainingError("none of the {} slides of the {} list can be read".format(len(source), split))
+    if split == "test":
+        _write_times(config.outputs.test_times, scored, seconds)
     folder = os.path.join(config.result_dir, split)
     paths = {record.slide_id: source.path(record) for record in source.records if record.slide_id not in source.failed}
     report, cases = write_results(folder, config, split, checkpoint, scored, paths, source.failed)
@@ -59,6 +76,15 @@ def test(config, checkpoint=None, split="test"):
     print(cases.to_text())
     print("scores, figures and {}: {}".format(SUMMARY, folder))
     return report, source.failed
+
+
+def _write_times(path, scored, seconds):
+    from whole_slide_cnn.training.times import SLIDE_COLUMNS, TimeRecord
+
+    times = TimeRecord(path, SLIDE_COLUMNS)
+    for score in scored:
+        times.add(score.slide_id, seconds[score.slide_id])
+    times.write()
 
 
 def write_results(folder, config, split, checkpoint, scored, paths, failed):
@@ -112,20 +138,24 @@ def write_results(folder, config, split, checkpoint, scored, paths, failed):
     return report, case_report
 
 
-def score_slides(engine, source, times):
-    """Scores of the readable slides of a source, in the order of its list.
+def score_slides(engine, source, records, shown=True):
+    """Score those slides of a source that can be read.
 
     Args:
-        times: a :class:`whole_slide_cnn.training.times.TimeRecord` that receives the seconds of each.
+        records: the slides, of the source.
+        shown: whether to show a progress bar.
+
+    Returns:
+        Scores in the order of the slides, and the seconds that each took, by name.
     """
     from tqdm import tqdm
 
     from whole_slide_cnn.evaluation.scores import SlideScore
     from whole_slide_cnn.training.loop import slide_bar
 
-    scored = []
-    with slide_bar("testing", len(source)) as bar:
-        for record, canvas in source.canvases(source.records, tqdm.write):
+    scored, seconds = [], {}
+    with slide_bar("testing", len(records), shown=shown) as bar:
+        for record, canvas in source.canvases(records, tqdm.write):
             started = time.monotonic()
             try:
                 prediction = engine.predict(canvas, record.label)
@@ -135,19 +165,27 @@ def score_slides(engine, source, times):
             finally:
                 canvas.close()
                 bar.update()
-            times.add(record.slide_id, time.monotonic() - started)
+            seconds[record.slide_id] = time.monotonic() - started
             probabilities = tuple(map(float, prediction.probabilities))
             scored.append(
                 SlideScore(record.case_id, record.slide_id, record.label, probabilities, float(prediction.loss))
             )
-    return scored
+    return scored, seconds
 
 
 def main(arguments):
-    """Parse, load the configuration, score; exit code 1 where slides could not be read."""
+    """Parse, load the configuration, score, together with the other processes that a launcher started; exit code 1
+    where slides could not be read."""
     options = parser().parse_args(arguments)
-    config = load_config(options.config, options.set)
-    _, failed = test(config, options.checkpoint, options.split)
+    from whole_slide_cnn.training.communicator import communicator, use_own_gpu
+
+    with communicator() as group:
+        use_own_gpu(group)
+        with group.after_first():
+            config = load_config(options.config, options.set)
+        report, failed = test(config, options.checkpoint, options.split, group)
+    if report is None:  # process 0 says it, and the launcher may end the others when one exits with an error
+        return 0
     for slide, reason in failed.items():
         print("not scored: slide {}: {}".format(slide, reason), file=sys.stderr)
     return 1 if failed else 0

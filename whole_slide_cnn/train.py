@@ -27,57 +27,81 @@ def parser() -> argparse.ArgumentParser:
     return arguments
 
 
-def train(config, resume=False, overwrite=False):
+def train(config, resume=False, overwrite=False, group=None):
     """Train as a configuration says; checkpoints, log, curves and provenance go to its result folder.
 
     Args:
         resume: go on from the checkpoint in the folder, if there is one.
         overwrite: remove an earlier run from the folder.
+        group: the processes that train together (:class:`whole_slide_cnn.training.communicator.Communicator`), all of
+            which make this call; None for one process. Process 0 alone writes, and reads what earlier runs left.
 
     Raises:
         Interrupted: a signal stopped the run; a checkpoint to go on from was written.
     """
     from whole_slide_cnn.evaluation.plots import plot_learning_curves
-    from whole_slide_cnn.provenance import write_provenance, write_resumption
     from whole_slide_cnn.training import run_folder, setup
+    from whole_slide_cnn.training.communicator import SingleCommunicator
     from whole_slide_cnn.training.loop import Trainer
 
-    sources = setup.open_splits(config, "train")
+    group = SingleCommunicator() if group is None else group
+    with group.after_first():
+        sources = setup.open_splits(config, "train")
     network, folder = setup.make_network(config), config.result_dir
+    begun = None
+    if group.rank == 0:
+        begun = _begin(config, network, resume, overwrite, group.size)
+    config, state, resumed = group.broadcast(begun)
+    del begun
+    optimiser = setup.make_optimiser(config)
+    prepare, extra_memory = setup.make_augmentation(config)
+    engine = setup.make_engine(config, network, optimiser, group.say, state, extra_memory, group.local_size)
+    del state  # as large as the model and its optimiser
+    with engine:
+        try:
+            setup.share_state(engine, group)
+            trainer = Trainer(
+                config, engine, optimiser, sources["train"], sources.get("val"), resumed, group, prepare=prepare
+            )
+            trainer.run()
+        finally:
+            for source in sources.values():
+                source.close()
+            if group.rank == 0 and os.path.exists(os.path.join(folder, run_folder.LOG)):
+                plot_learning_curves(os.path.join(folder, run_folder.CURVES), os.path.join(folder, run_folder.LOG))
+    group.say("best checkpoint: {}".format(os.path.join(folder, run_folder.BEST)))
+
+
+def _begin(config, network, resume, overwrite, processes):
+    """Ready the result folder: the settled configuration, and the state and progress to go on from, or None twice."""
+    from whole_slide_cnn.provenance import write_provenance, write_resumption
+    from whole_slide_cnn.training import run_folder, setup
+
+    folder = config.result_dir
     if resume:
         config = run_folder.with_engine_of_run(config, network)
     config = setup.settle(config, training=True)
-    state, resumed = run_folder.begin(config, network, resume, overwrite) or (None, None)
+    state, resumed = run_folder.begin(config, network, resume, overwrite, processes) or (None, None)
     for path in (os.path.join(folder, "config.yaml"), config.outputs.config):
         if path is not None:
             write_text(path, resolved_yaml(config))
+    if processes > 1:
+        print("{} processes train together".format(processes))
     if resumed is None:
-        write_provenance(folder, config)
+        write_provenance(folder, config, processes=processes)
         if resume:
             print("no checkpoint in {} yet: starting from the beginning".format(folder))
     else:
         write_resumption(folder, config, resumed.progress.updates)
         print("going on after {} updates".format(resumed.progress.updates))
-    optimiser = setup.make_optimiser(config)
-    prepare, extra_memory = setup.make_augmentation(config)
-    engine = setup.make_engine(config, network, optimiser, state=state, extra_memory=extra_memory)
-    del state  # as large as the model and its optimiser
-    with engine:
-        try:
-            Trainer(config, engine, optimiser, sources["train"], sources.get("val"), resumed, prepare=prepare).run()
-        finally:
-            for source in sources.values():
-                source.close()
-            if os.path.exists(os.path.join(folder, run_folder.LOG)):
-                plot_learning_curves(os.path.join(folder, run_folder.CURVES), os.path.join(folder, run_folder.LOG))
-    print("best checkpoint: {}".format(os.path.join(folder, run_folder.BEST)))
+    return config, state, resumed
 
 
 def main(arguments):
-    """Parse, load the configuration, train.
+    """Parse, load the configuration, train, together with the other processes that a launcher started.
 
-    Exit codes: 0 when the run is complete, 143 or 130 when SIGTERM or SIGINT stopped it and the same command with
-    ``--resume`` goes on, 2 for an error.
+    Exit codes: 0 when the run is complete, 143, 130 or 138 when SIGTERM, SIGINT or SIGUSR1 stopped it and the same
+    command with ``--resume`` goes on, 2 for an error.
     """
     options = parser().parse_args(arguments)
     if options.help_config:
@@ -85,7 +109,13 @@ def main(arguments):
         return 0
     if options.config is None:
         parser().error("--config is required")
-    train(load_config(options.config, options.set), options.resume, options.overwrite)
+    from whole_slide_cnn.training.communicator import communicator, use_own_gpu
+
+    with communicator() as group:
+        use_own_gpu(group)
+        with group.after_first():
+            config = load_config(options.config, options.set)
+        train(config, options.resume, options.overwrite, group)
     return 0
 
 

@@ -1,9 +1,13 @@
-"""Slides that need no files."""
+"""Slides that need no files, and processes that are none."""
 
 import itertools
+import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 from whole_slide_cnn.errors import TrainingError
 from whole_slide_cnn.slides.manifest import Record
+from whole_slide_cnn.training.communicator import Communicator
 from whole_slide_cnn.training.slides import Draw
 
 
@@ -47,3 +51,48 @@ class InOrder:
 
     def since(self, position):
         return ((number, self._records[number % len(self._records)]) for number in itertools.count(position))
+
+
+class Threads:
+    """Several processes that are threads of this one: what each runs gets its :class:`ThreadCommunicator`."""
+
+    def __init__(self, size):
+        self._barrier, self._values = threading.Barrier(size), [None] * size
+        self.groups = [ThreadCommunicator(rank, size, self._barrier, self._values) for rank in range(size)]
+
+    def run(self, function):
+        """``function(group)`` in all of them: results or exceptions by rank. One that fails ends the others."""
+        with ThreadPoolExecutor(len(self.groups)) as pool:
+            futures = [pool.submit(self._run, function, group) for group in self.groups]
+            return [future.result() for future in futures]
+
+    def _run(self, function, group):
+        try:
+            with group:
+                return function(group)
+        except BaseException as error:
+            return error
+
+
+class ThreadCommunicator(Communicator):
+    def __init__(self, rank, size, barrier, values):
+        self.rank, self.size, self._barrier, self._values = rank, size, barrier, values
+
+    def allgather(self, value):
+        self._values[self.rank] = pickle.dumps(value)  # none gets hold of another's objects
+        self.barrier()
+        found = [pickle.loads(entry) for entry in self._values]
+        self.barrier()
+        return found
+
+    def broadcast(self, value):
+        return self.allgather(value)[0]
+
+    def allreduce_mean(self, arrays):
+        return [sum(each) / self.size for each in zip(*self.allgather(arrays))]
+
+    def barrier(self):
+        self._barrier.wait(timeout=60)
+
+    def abort(self, code):
+        self._barrier.abort()

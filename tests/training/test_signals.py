@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM, sent to real processes."""
+"""SIGINT, SIGTERM and SIGUSR1, sent to real processes."""
 
 import os
 import signal
@@ -22,12 +22,12 @@ def long_call(seconds):
     while time.monotonic() < end:
         ctypes.CDLL(None).poll(None, 0, int(1000 * seconds))
 
-before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]
 with StopSignals(lambda text: print(text, flush=True)) as signals:
     print("ready", flush=True)
     while signals.received is None or {deaf}:
         long_call({seconds})
-assert before == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+assert before == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]
 print("saved", signals.received, flush=True)
 """
 
@@ -58,7 +58,7 @@ def start():
         process.communicate()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_the_first_signal_is_noted(start, number):
     process = start(0.05)
     process.send_signal(number)
@@ -70,7 +70,7 @@ def test_the_first_signal_is_noted(start, number):
     ]
 
 
-@pytest.mark.parametrize("numbers", [(signal.SIGTERM, signal.SIGTERM), (signal.SIGTERM, signal.SIGINT)])
+@pytest.mark.parametrize("numbers", [(signal.SIGTERM, signal.SIGTERM), (signal.SIGUSR1, signal.SIGTERM)])
 def test_the_second_signal_ends_it_at_once(start, numbers):
     """Also while a library computes, when Python would not even have heard of the first one."""
     process = start(60, deaf=True)

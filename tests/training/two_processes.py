@@ -65,6 +65,9 @@ def check_primitives(group):
     assert left == right
     assert group.broadcast({"from": rank, "array": np.arange(3)} if rank == 0 else None)["from"] == 0
     assert group.allgather("process {}".format(rank)) == ["process 0", "process 1"]
+    large = group.broadcast(np.arange(5 * 10**6) if rank == 0 else None)  # as a checkpoint is, unlike the rest
+    np.testing.assert_array_equal(large, np.arange(5 * 10**6))
+    assert [len(array) for array in group.allgather(large[: 10**6 * (1 + rank)])] == [10**6, 2 * 10**6]
     group.barrier()
 
 

@@ -144,7 +144,7 @@ class Training(Section):
     epsilon: float = option("Added to the denominator of the update.", 1e-8, above=0)
     lr_scaling: str = option(
         "What learning_rate and min_learning_rate are multiplied by: none (1) or sqrt (the square root of the number "
-        "of processes that train together, which is 1 in this version).",
+        "of processes that train together).",
         "none",
         choices=LR_SCALINGS,
     )
@@ -172,7 +172,9 @@ class Training(Section):
         "Number of epochs; each ends with a validation and a checkpoint.", 100, at_least=1, may_change=True
     )
     updates_per_epoch: int = option("Optimizer updates in one epoch.", 100, at_least=1)
-    batch_size: int = option("Slides whose mean gradient makes one update.", 1, at_least=1)
+    batch_size: int = option(
+        "Slides whose mean gradient makes one update; of each process, where several train together.", 1, at_least=1
+    )
     checkpoint_every_minutes: float = option(
         "Minutes after which the next update or validated slide is followed by a checkpoint, besides that at each "
         "epoch's end.",
@@ -309,7 +311,8 @@ class TrainConfig(Section):
         choices=ENGINES,
     )
     memory_gb: Optional[float] = option(
-        "Memory in GB (10^9 bytes) that a run may use; one that needs more is refused. null means all the machine has.",
+        "Memory in GB (10^9 bytes) that a run may use, and each process of it where several train together; one that "
+        "needs more is refused. null means all the machine has.",
         None,
         above=0,
         may_change=True,

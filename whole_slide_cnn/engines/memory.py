@@ -53,20 +53,30 @@ class MemoryPlan:
         return "engine {}: predicted peak memory {:.2f} GB ({})".format(self.engine, self.total / GB, parts)
 
 
-def check_memory(plan: MemoryPlan, limit_gb: Optional[float] = None):
+def check_memory(plan: MemoryPlan, limit_gb: Optional[float] = None, processes: int = 1):
     """Refuse a plan that exceeds a limit in GB, or what the machine has free where no limit is given.
+
+    Args:
+        limit_gb: for each process.
+        processes: how many on this machine are about to follow the plan.
 
     Raises:
         MemoryBudgetError: says what is needed, what there is, and what to do.
     """
     available = limit_gb * GB if limit_gb is not None else free_host_memory()
+    if limit_gb is None and available is not None:
+        available //= processes
     if available is not None and plan.total > available:
         remedy = "use a smaller streaming.window" if plan.engine == "streaming" else "use engine: streaming"
         raise MemoryBudgetError(
             "engine {} needs {:.2f} GB of memory, and {} {:.2f} GB; {}".format(
                 plan.engine,
                 plan.total / GB,
-                "memory_gb allows" if limit_gb is not None else "this machine has",
+                "memory_gb allows"
+                if limit_gb is not None
+                else "this machine has"
+                if processes == 1
+                else "this machine has for each of {} processes".format(processes),
                 available / GB,
                 remedy,
             )

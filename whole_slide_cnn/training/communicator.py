@@ -5,8 +5,10 @@ Nothing is imported or started before :func:`communicator` finds that a launcher
 """
 
 import abc
+import contextlib
 import importlib.util
 import os
+import pickle
 import sys
 import traceback
 from typing import Any, List, Mapping, Optional, Sequence
@@ -14,7 +16,7 @@ from typing import Any, List, Mapping, Optional, Sequence
 import numpy as np
 
 from whole_slide_cnn.cli import EXIT_INTERRUPTED, EXIT_USER_ERROR
-from whole_slide_cnn.errors import WholeSlideError
+from whole_slide_cnn.errors import Interrupted, WholeSlideError
 
 # What launchers tell each process about their number: horovodrun, Open MPI, MPICH and Intel MPI, MVAPICH, srun.
 # Not SLURM_NTASKS: it is set in a batch script as well, of which there is one process however many tasks it asked for.
@@ -35,11 +37,13 @@ class Communicator(abc.ABC):
         rank: number of this process, from 0.
         size: number of processes.
         local_rank: number of this process among those on its machine.
+        local_size: number of processes on its machine.
     """
 
     rank = 0
     size = 1
     local_rank = 0
+    local_size = 1
 
     @abc.abstractmethod
     def allreduce_mean(self, arrays: Sequence[np.ndarray]) -> List[np.ndarray]:
@@ -68,10 +72,27 @@ class Communicator(abc.ABC):
         return self
 
     def __exit__(self, kind, error, trace):
+        if isinstance(error, Interrupted):  # in all of them; the first one that exits may end the others
+            self.barrier()
+            return
         code = 0 if error is None else _exit_code(error)
         if code and self.size > 1:
             _report(error, self.rank)
             self.abort(code)
+
+    @contextlib.contextmanager
+    def after_first(self):
+        """Process 0 does the block, and then the others do: what it finds wrong for all of them is said once."""
+        if self.rank:
+            self.barrier()
+        yield
+        if not self.rank:
+            self.barrier()
+
+    def say(self, text: str):
+        """Print what all processes know: process 0 does."""
+        if not self.rank:
+            print(text)
 
 
 class SingleCommunicator(Communicator):
@@ -103,7 +124,7 @@ class MpiCommunicator(Communicator):
         self._world = MPI.COMM_WORLD.Dup()  # so that no library's messages are taken for ours
         self.rank, self.size = self._world.Get_rank(), self._world.Get_size()
         machine = self._world.Split_type(MPI.COMM_TYPE_SHARED)
-        self.local_rank = machine.Get_rank()
+        self.local_rank, self.local_size = machine.Get_rank(), machine.Get_size()
         machine.Free()
 
     def allreduce_mean(self, arrays):
@@ -147,8 +168,23 @@ class HorovodCommunicator(Communicator):
 
         hvd.init()
         self._hvd, self._tf = hvd, tf
-        self.rank, self.size, self.local_rank = hvd.rank(), hvd.size(), hvd.local_rank()
+        self.rank, self.size = hvd.rank(), hvd.size()
+        self.local_rank, self.local_size = hvd.local_rank(), hvd.local_size()
         self._reductions = {}
+        with tf.Graph().as_default() as graph:
+            # Fed, not constants as in Horovod's own functions for objects: TensorFlow would evaluate a constant's
+            # broadcast while it optimises the graph, and again when it runs it, and only where the constant is: the
+            # processes would wait for each other for ever.
+            self._length, self._bytes = tf.placeholder(tf.int64, [1]), tf.placeholder(tf.uint8, [None])
+            self._broadcasts = [
+                hvd.broadcast(x, 0, name="broadcast_" + name)
+                for name, x in (("length", self._length), ("bytes", self._bytes))
+            ]
+            self._gathers = [
+                hvd.allgather(x, name="gather_" + name)
+                for name, x in (("length", self._length), ("bytes", self._bytes))
+            ]
+        self._objects = self._session(graph)
 
     def allreduce_mean(self, arrays):
         arrays = [np.asarray(array) for array in arrays]
@@ -169,13 +205,17 @@ class HorovodCommunicator(Communicator):
         return self._reductions[signature]
 
     def broadcast(self, value):
-        with self._tf.Graph().as_default() as graph, self._session(graph) as session:
-            # named: by default the name follows the value's type, which differs where only process 0 has a value
-            return self._hvd.broadcast_object(value, root_rank=0, session=session, name="broadcast")
+        mine = _packed(value if self.rank == 0 else None)
+        (length,) = self._objects.run(self._broadcasts[0], {self._length: [len(mine)]})
+        if self.rank:
+            mine = np.zeros(length, np.uint8)
+        return pickle.loads(self._objects.run(self._broadcasts[1], {self._bytes: mine}).tobytes())
 
     def allgather(self, value):
-        with self._tf.Graph().as_default() as graph, self._session(graph) as session:
-            return list(self._hvd.allgather_object(value, session=session, name="allgather"))
+        mine = _packed(value)
+        lengths = self._objects.run(self._gathers[0], {self._length: [len(mine)]})
+        joined = self._objects.run(self._gathers[1], {self._bytes: mine})
+        return [pickle.loads(part.tobytes()) for part in np.split(joined, np.cumsum(lengths)[:-1])]
 
     def barrier(self):
         self.allgather(None)
@@ -188,6 +228,10 @@ class HorovodCommunicator(Communicator):
 
     def _session(self, graph):
         return self._tf.Session(graph=graph, config=self._tf.ConfigProto(device_count={"GPU": 0}))
+
+
+def _packed(value: Any) -> np.ndarray:
+    return np.frombuffer(pickle.dumps(value, pickle.HIGHEST_PROTOCOL), np.uint8)
 
 
 def communicator(environment: Optional[Mapping[str, str]] = None) -> Communicator:

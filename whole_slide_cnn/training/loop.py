@@ -9,7 +9,7 @@ import os
 import shutil
 import signal
 import time
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 from tqdm import tqdm
@@ -22,12 +22,13 @@ from whole_slide_cnn.models.weights import save_weights
 from whole_slide_cnn.slides.manifest import Record
 from whole_slide_cnn.training import run_folder, schedule
 from whole_slide_cnn.training.checkpoint import load_checkpoint, save_checkpoint
+from whole_slide_cnn.training.communicator import Communicator, SingleCommunicator
 from whole_slide_cnn.training.progress import Means, Progress, Tally
 from whole_slide_cnn.training.run_folder import BEST, LAST, LOG, WEIGHTS
 from whole_slide_cnn.training.scalars import FOLDER as SCALARS
 from whole_slide_cnn.training.scalars import Scalars
 from whole_slide_cnn.training.signals import StopSignals
-from whole_slide_cnn.training.slides import Draw, Prepare, Sampler, SlideSource
+from whole_slide_cnn.training.slides import Draw, InTurn, Prepare, Sampler, SlideSource, dealt
 from whole_slide_cnn.training.times import UPDATE_COLUMNS, TimeRecord
 
 LOG_COLUMNS = (
@@ -43,11 +44,25 @@ LOG_COLUMNS = (
 )
 
 
+class _Share(NamedTuple):
+    """What one process tells the others after its share of an update, or of some slides to validate."""
+
+    position: int
+    tally: Tally
+    failed: Dict[str, Dict[str, str]]
+    signal: Optional[int]
+
+
 class Trainer:
     """Trains an engine on the slides of a configuration.
 
     The best checkpoint is the one with the lowest validation loss, or training loss where nothing is validated. A run
     that was stopped or killed goes on from its last checkpoint to the same weights, bit for bit (design, law 5).
+
+    Where several processes train together (2021 paper, Methods), each does the same with its share of the slides: it
+    takes ``batch_size`` slides for every update, which follows the mean gradient of all processes' slides. They tell
+    each other after every update, and every slide that each validates, what was found broken and whether to stop, so
+    that they leave out the same slides and stop after the same update. Process 0 alone writes files.
 
     Args:
         engine: with the weights and the optimiser state to go on from.
@@ -55,7 +70,7 @@ class Trainer:
         train: slides to train on.
         val: slides to validate on, or None.
         resumed: how far the run is; None for one that begins.
-        processes: how many train together.
+        group: the processes that train together; all of their engines must hold the same state.
         prepare: applied to the canvas of every slide that is trained on, with the position of its draw.
     """
 
@@ -67,7 +82,7 @@ class Trainer:
         train: SlideSource,
         val: Optional[SlideSource],
         resumed: Optional[run_folder.Resumption] = None,
-        processes: int = 1,
+        group: Optional[Communicator] = None,
         prepare: Optional[Prepare] = None,
     ):
         self._config = config
@@ -76,15 +91,20 @@ class Trainer:
         self._train = train
         self._val = val
         self._prepare = prepare
-        self._rules = schedule.make_rules(config.train, processes)
+        self._group = SingleCommunicator() if group is None else group
+        self._leads = self._group.rank == 0
+        if self._group.size > 1:
+            engine.reduce_gradients = self._group.allreduce_mean
+        self._rules = schedule.make_rules(config.train, self._group.size)
         if resumed is None:
-            self._progress = Progress(schedule.first_state(self._rules))
-            self._origin = run_folder.origin(config, processes)
+            self._progress = Progress(schedule.first_state(self._rules), positions=(0,) * self._group.size)
+            self._origin = run_folder.origin(config, self._group.size)
         else:
             self._progress, self._origin = resumed.progress, resumed.origin
             for name, source in self._sources():
                 source.failed.update(resumed.failed.get(name, {}))
         self._saved, self._saved_at = self._progress, time.monotonic()
+        self._stop: Optional[int] = None
         self._times = TimeRecord(config.outputs.train_times, UPDATE_COLUMNS, self._progress.updates)
 
     def run(self) -> List[Dict]:
@@ -98,21 +118,43 @@ class Trainer:
         """
         settings, progress = self._config.train, self._progress
         self._catch_up()
-        sampler = Sampler(self._train.records, self._config.seed)
+        stream = Sampler(self._train.records, self._config.seed).since(progress.positions[self._group.rank])
         with contextlib.ExitStack() as stack:
-            folder = os.path.join(self._config.result_dir, SCALARS) if settings.tensorboard else None
+            folder = os.path.join(self._config.result_dir, SCALARS) if settings.tensorboard and self._leads else None
             self._scalars = stack.enter_context(Scalars(folder, progress.updates, progress.epoch))
-            draws = self._train.draws(sampler.since(progress.position), tqdm.write, self._prepare)
+            draws = self._train.draws(self._dealt(stream), tqdm.write, self._prepare)
             stack.enter_context(contextlib.closing(draws))
-            self._signals = stack.enter_context(StopSignals(tqdm.write))
+            self._signals = stack.enter_context(StopSignals(self._say))
             while self._progress.epoch < settings.epochs and not self._progress.schedule.stopped:
+                self._agree()
                 self._stop_if_asked()
                 self._optimiser.learning_rate = self._progress.schedule.learning_rate
                 self._run_epoch(draws)
                 self._validate()
                 self._end_epoch()
-        self._check_failures()
+        if self._leads:
+            self._check_failures()
         return list(self._progress.rows)
+
+    # Several processes.
+
+    def _dealt(self, numbered):
+        return dealt(numbered, self._group.rank, self._group.size)
+
+    def _say(self, text: str):
+        """What all processes know is said by one."""
+        if self._leads:
+            tqdm.write(text)
+
+    def _agree(self, position: int = 0, tally: Optional[Tally] = None) -> List[_Share]:
+        """Exchange shares: what any process found broken is so for all, and all stop when one was asked to."""
+        failed = {name: dict(source.failed) for name, source in self._sources()}
+        shares = self._group.allgather(_Share(position, tally or Tally(), failed, self._signals.received))
+        for share in shares:
+            for name, source in self._sources():
+                source.failed.update(share.failed[name])
+        self._stop = next((share.signal for share in shares if share.signal is not None), None)
+        return shares
 
     def _sources(self) -> List[Tuple[str, SlideSource]]:
         return [(name, source) for name, source in (("train", self._train), ("val", self._val)) if source is not None]
@@ -124,24 +166,26 @@ class Trainer:
         settings, progress = self._config.train, self._progress
         done = progress.updates - progress.epoch * settings.updates_per_epoch
         title = "epoch {}/{}".format(progress.epoch + 1, settings.epochs)
-        with slide_bar(title, settings.updates_per_epoch * settings.batch_size, done * settings.batch_size) as bar:
+        slides = settings.batch_size * self._group.size
+        with slide_bar(title, settings.updates_per_epoch * slides, done * slides, self._leads) as bar:
             for _ in range(done, settings.updates_per_epoch):
                 started = time.monotonic()
-                drawn, predictions = self._update(draws)
-                trained = self._progress.trained
-                for draw, prediction in zip(drawn, predictions):
-                    trained = trained.add(prediction, draw.record.label)
+                shares = self._agree(*self._update(draws))
+                batch = _joined(shares)
+                trained = self._progress.trained.join(batch)
                 seconds = time.monotonic() - started
-                self._progress = self._progress.after_update(drawn[-1].position + 1, trained, seconds)
-                self._times.add(self._progress.updates, len(drawn), seconds)
-                self._log_update(drawn, predictions, seconds)
-                bar.update(len(drawn))
+                positions = tuple(share.position for share in shares)
+                self._progress = self._progress.after_update(positions, trained, seconds)
+                self._times.add(self._progress.updates, batch.slides, seconds)
+                self._log_update(batch, seconds)
+                bar.update(batch.slides)
                 bar.set_postfix_str("loss {:.4f}".format(trained.means().loss))
                 self._pause()
 
-    def _update(self, draws) -> Tuple[List[Draw], Sequence[Prediction]]:
-        """One optimiser step on the next ``batch_size`` readable slides. A slide that breaks in the middle of it is
-        replaced by the next one, and its step starts again from the weights before it."""
+    def _update(self, draws) -> Tuple[int, Tally]:
+        """One optimiser step on the next ``batch_size`` readable slides: the position after them, and their tally. A
+        slide that breaks in the middle of it is replaced by the next one, and its step starts again from the weights
+        before it."""
         drawn: List[Draw] = []
         try:
             while True:
@@ -157,9 +201,11 @@ class Trainer:
                             draw.canvas.close()
                     drawn = [draw for draw in drawn if draw.record.slide_id != error.slide]
                     continue
+                tally = Tally()
                 for draw, prediction in zip(drawn, predictions):
                     self._refuse_nan(draw.record, prediction)
-                return drawn, predictions
+                    tally = tally.add(prediction, draw.record.label)
+                return drawn[-1].position + 1, tally
         finally:
             for draw in drawn:
                 draw.canvas.close()
@@ -168,25 +214,33 @@ class Trainer:
         """The slides of the validation list that have not been validated yet."""
         if self._val is None:
             return
-        progress = self._progress
+        progress, size, count = self._progress, self._group.size, len(self._val)
         title = "validation {}".format(progress.epoch + 1)
         left = itertools.islice(enumerate(self._val.records), progress.val_position, None)
-        with contextlib.closing(self._val.draws(left, tqdm.write)) as draws, slide_bar(
-            title, len(self._val) - len(self._val.failed), progress.validated.slides
-        ) as bar:
-            for draw in draws:
-                validated = self._progress.validated
-                try:
-                    prediction = self._engine.predict(draw.canvas, draw.record.label)
-                    self._refuse_nan(draw.record, prediction)
-                    validated = validated.add(prediction, draw.record.label)
-                except SlideError as error:
-                    tqdm.write(self._val.fail(error))
-                finally:
-                    draw.canvas.close()
-                self._progress = self._progress.after_validated(draw.position + 1, validated)
-                bar.update()
+        with contextlib.ExitStack() as stack:
+            draws = InTurn(self._val.draws(self._dealt(left), tqdm.write))
+            stack.enter_context(contextlib.closing(draws))
+            bar = slide_bar(title, count - len(self._val.failed), progress.validated.slides, self._leads)
+            stack.enter_context(bar)
+            # In rounds of one slide for each process, so that the sums, and with them their last bits, do not depend
+            # on when a broken slide was found to be so.
+            for end in range(progress.val_position + size, count + size, size):
+                draw = draws.before(end)
+                found = _joined(self._agree(tally=None if draw is None else self._validate_slide(draw)))
+                self._progress = self._progress.after_validated(min(end, count), self._progress.validated.join(found))
+                bar.update(found.slides)
                 self._pause()
+
+    def _validate_slide(self, draw: Draw) -> Tally:
+        try:
+            prediction = self._engine.predict(draw.canvas, draw.record.label)
+            self._refuse_nan(draw.record, prediction)
+            return Tally().add(prediction, draw.record.label)
+        except SlideError as error:
+            tqdm.write(self._val.fail(error))
+            return Tally()
+        finally:
+            draw.canvas.close()
 
     def _end_epoch(self):
         """Log, schedule and checkpoint, in an order in which nothing is lost wherever it is cut off."""
@@ -196,13 +250,13 @@ class Trainer:
         row = self._row(trained, validated)
         self._progress = progress.after_epoch(turn.state, row)
         if turn.rolls_back:
-            self._engine.load_state(self._best_state())
+            self._engine.load_state(self._group.broadcast(self._best_state() if self._leads else None))
         self._scalars.epoch(row["epoch"], {key: row[key] for key in LOG_COLUMNS if key not in ("epoch", "updates")})
         self._save()
         if turn.improved:
-            self._publish_best(self._engine.state())
+            self._publish_best()
         self._write_log()
-        tqdm.write(_summary(row["epoch"], self._config.train.epochs, trained, validated, turn))
+        self._say(_summary(row["epoch"], self._config.train.epochs, trained, validated, turn))
 
     def _row(self, trained: Means, validated: Means) -> Dict:
         progress = self._progress
@@ -218,16 +272,13 @@ class Trainer:
             "seconds": round(progress.seconds, 3),
         }
 
-    def _log_update(self, drawn: List[Draw], predictions: Sequence[Prediction], seconds: float):
-        tally = Tally()
-        for draw, prediction in zip(drawn, predictions):
-            tally = tally.add(prediction, draw.record.label)
-        means = tally.means()
+    def _log_update(self, batch: Tally, seconds: float):
+        means = batch.means()
         values = {
             "loss": means.loss,
             "accuracy": means.accuracy,
             "learning_rate": self._optimiser.learning_rate,
-            "slides_per_minute": 60.0 * tally.slides / seconds,
+            "slides_per_minute": 60.0 * batch.slides / seconds,
         }
         self._scalars.update(self._progress.updates, values)
 
@@ -251,14 +302,16 @@ class Trainer:
             self._save()
 
     def _stop_if_asked(self):
-        if self._signals.received is None:
+        if self._stop is None:
             return
         self._save()
         raise Interrupted(
-            self._signals.received,
+            self._stop,
             "stopped by {} after {} updates, saved in {}; go on with --resume".format(
-                signal.Signals(self._signals.received).name, self._progress.updates, self._path(LAST)
-            ),
+                signal.Signals(self._stop).name, self._progress.updates, self._path(LAST)
+            )
+            if self._leads
+            else "",
         )
 
     def _save(self):
@@ -267,6 +320,8 @@ class Trainer:
         Raises:
             TrainingError: a weight is not a number.
         """
+        if not self._leads:
+            return
         state = self._engine.state()
         broken = [name for name, value in state.items() if not np.isfinite(value).all()]
         if broken:
@@ -291,17 +346,20 @@ class Trainer:
     def _catch_up(self):
         """Bring the files that follow the checkpoint up to it: a run may have been killed before it wrote them."""
         state = self._progress.schedule
-        if not self._progress.updates:
+        if not self._progress.updates or not self._leads:
             return
         if state.best_epoch == state.epoch and not self._progress.trained.slides:
             if state.epoch:  # the checkpoint itself is the best one
-                self._publish_best(self._engine.state())
+                self._publish_best()
         elif state.best_epoch:
             self._best_state()
         self._write_log()
 
-    def _publish_best(self, state: Dict[str, np.ndarray]):
-        """Make the checkpoint, which holds this state, the best one."""
+    def _publish_best(self):
+        """Make the checkpoint, which holds the engine's state, the best one."""
+        if not self._leads:
+            return
+        state = self._engine.state()
         with replacing(self._path(BEST)) as temporary:
             shutil.copyfile(self._path(LAST), temporary)
         for path in (self._path(WEIGHTS), self._config.outputs.weights):
@@ -325,7 +383,7 @@ class Trainer:
         return state
 
     def _write_log(self):
-        if not self._progress.rows:
+        if not self._progress.rows or not self._leads:
             return
         text = io.StringIO()
         writer = csv.DictWriter(text, LOG_COLUMNS)
@@ -368,6 +426,13 @@ def _summary(epoch: int, epochs: int, trained: Means, validated: Means, turn: sc
     return text
 
 
+def _joined(shares: Sequence[_Share]) -> Tally:
+    total = Tally()
+    for share in shares:
+        total = total.join(share.tally)
+    return total
+
+
 class SlideBar(tqdm):
     """A progress bar in slides per minute."""
 
@@ -379,7 +444,7 @@ class SlideBar(tqdm):
         return values
 
 
-def slide_bar(text: str, slides: int, done: int = 0) -> SlideBar:
+def slide_bar(text: str, slides: int, done: int = 0, shown: bool = True) -> SlideBar:
     """A progress bar with slides per minute and the time left; silent where standard error is no terminal."""
     return SlideBar(
         total=slides,
@@ -388,5 +453,5 @@ def slide_bar(text: str, slides: int, done: int = 0) -> SlideBar:
         bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} slides, {slides_per_minute}/min, "
         "{remaining} left{postfix}",
         leave=False,
-        disable=None,
+        disable=None if shown else True,
     )

@@ -29,6 +29,10 @@ class Tally(NamedTuple):
         right = int(np.argmax(prediction.probabilities)) == label
         return Tally(self.slides + 1, self.loss + float(prediction.loss), self.right + right)
 
+    def join(self, other: "Tally") -> "Tally":
+        """The tally of the slides of both."""
+        return Tally(self.slides + other.slides, self.loss + other.loss, self.right + other.right)
+
     def means(self) -> Means:
         """Means over the slides so far."""
         if not self.slides:
@@ -43,7 +47,7 @@ class Progress:
     Attributes:
         schedule: epochs that have ended, the learning rate, the best epoch.
         updates: optimiser updates of the whole run.
-        position: in the stream of training slides, of the next one that has not been trained on.
+        positions: in the stream of training slides, for each process, up to which it has trained on those dealt to it.
         trained: the slides of the epoch that has not ended.
         seconds: that its updates took.
         val_position: in the validation list, of the next slide of this epoch's validation.
@@ -53,7 +57,7 @@ class Progress:
 
     schedule: ScheduleState
     updates: int = 0
-    position: int = 0
+    positions: Tuple[int, ...] = (0,)
     trained: Tally = Tally()
     seconds: float = 0.0
     val_position: int = 0
@@ -65,19 +69,19 @@ class Progress:
         """Epochs that have ended."""
         return self.schedule.epoch
 
-    def after_update(self, position: int, trained: Tally, seconds: float) -> "Progress":
+    def after_update(self, positions: Tuple[int, ...], trained: Tally, seconds: float) -> "Progress":
         """One update further."""
         return dataclasses.replace(
-            self, updates=self.updates + 1, position=position, trained=trained, seconds=self.seconds + seconds
+            self, updates=self.updates + 1, positions=positions, trained=trained, seconds=self.seconds + seconds
         )
 
     def after_validated(self, val_position: int, validated: Tally) -> "Progress":
-        """One validated slide further."""
+        """One validated slide of each process further."""
         return dataclasses.replace(self, val_position=val_position, validated=validated)
 
     def after_epoch(self, schedule: ScheduleState, row: Dict[str, Any]) -> "Progress":
         """One epoch further."""
-        return Progress(schedule, self.updates, self.position, rows=self.rows + (row,))
+        return Progress(schedule, self.updates, self.positions, rows=self.rows + (row,))
 
     def to_json(self) -> Dict[str, Any]:
         """In types that JSON can hold without loss."""
@@ -90,6 +94,7 @@ class Progress:
             **dict(
                 values,
                 schedule=ScheduleState(**values["schedule"]),
+                positions=tuple(values["positions"]),
                 trained=Tally(*values["trained"]),
                 validated=Tally(*values["validated"]),
                 rows=tuple(values["rows"]),

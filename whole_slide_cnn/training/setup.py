@@ -20,6 +20,7 @@ from whole_slide_cnn.models.weights import Weights, load_weights
 from whole_slide_cnn.slides.canvas import Canvas
 from whole_slide_cnn.slides.manifest import check_disjoint, load_manifest
 from whole_slide_cnn.training.checkpoint import load_checkpoint
+from whole_slide_cnn.training.communicator import Communicator
 from whole_slide_cnn.training.optimisers import Adam
 from whole_slide_cnn.training.run_folder import BEST
 from whole_slide_cnn.training.slides import Prepare, SlideSource
@@ -82,6 +83,7 @@ def make_engine(
     report=print,
     state: Optional[Dict[str, np.ndarray]] = None,
     extra_memory: Sequence[Tuple[str, int]] = (),
+    processes: int = 1,
 ) -> Engine:
     """The engine a configuration asks for (see :func:`settle`), with its weights' first values.
 
@@ -90,6 +92,7 @@ def make_engine(
     Args:
         state: of a checkpoint to go on from, instead of first values.
         extra_memory: bytes that the run needs beside the engine, by what they are for.
+        processes: how many on this machine make such an engine at the same time.
 
     Raises:
         MemoryBudgetError: the run needs more memory than it may use.
@@ -102,7 +105,7 @@ def make_engine(
     )
     plan = dataclasses.replace(plan, parts=plan.parts + tuple(extra_memory))
     report(plan.sentence())
-    check_memory(plan, config.memory_gb)
+    check_memory(plan, config.memory_gb, processes)
     if state is None:
         state = network.initial_weights(config.seed)
         if optimiser is not None and config.model.weights is not None:
@@ -114,6 +117,12 @@ def make_engine(
     engine = ENGINES[config.engine](network, config.data.canvas, config.model.compute, optimiser, **options)
     engine.load_state(state)
     return engine
+
+
+def share_state(engine: Engine, group: Communicator):
+    """Give the engines of all processes the state of process 0's."""
+    if group.size > 1:
+        engine.load_state(group.broadcast(engine.state() if group.rank == 0 else None))
 
 
 def make_augmentation(config: TrainConfig) -> Tuple[Optional[Prepare], Tuple[Tuple[str, int], ...]]:

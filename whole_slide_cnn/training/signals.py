@@ -1,15 +1,17 @@
-"""SIGINT and SIGTERM as a wish to stop: what is being computed is finished and saved first."""
+"""SIGINT, SIGTERM and SIGUSR1 as a wish to stop: what is being computed is finished and saved first."""
 
 import os
 import signal
 import threading
 from typing import Callable, Dict, Optional
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Slurm sends the one it is asked to (sbatch --signal), some time before the end. Open MPI's launcher passes SIGUSR1 on
+# to all processes; on the other two it ends them itself.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class StopSignals:
-    """While entered, the first SIGINT or SIGTERM is only noted, and the second one ends the process at once.
+    """While entered, the first of these signals is only noted, and the second one ends the process at once.
 
     A signal that was ignored stays so, as of a run that was started with ``nohup`` or in the background. Outside the
     main thread, where Python lets nobody handle signals, nothing happens.

@@ -159,6 +159,33 @@ class SlideSource:
         yield Draw(position, record, canvas)
 
 
+def dealt(numbered: Iterable[Tuple[int, Record]], rank: int, size: int) -> Iterator[Tuple[int, Record]]:
+    """Of a stream of positions and slides those that fall to one of several processes: each takes every size-th."""
+    return ((position, record) for position, record in numbered if position % size == rank)
+
+
+class InTurn:
+    """A stream of draws that gives one only when its position has come."""
+
+    def __init__(self, draws: Iterator[Draw]):
+        self._draws, self._next = draws, None
+
+    def before(self, end: int) -> Optional[Draw]:
+        """The next draw, if its position is lower than this; the receiver closes its canvas."""
+        if self._next is None:
+            self._next = next(self._draws, None)
+        if self._next is None or self._next.position >= end:
+            return None
+        draw, self._next = self._next, None
+        return draw
+
+    def close(self):
+        """Close what was not given."""
+        self._draws.close()
+        if self._next is not None:
+            self._next.canvas.close()
+
+
 class Sampler:
     """An endless stream of slides: each pass is a new random order of all of them, the same for a seed."""
 

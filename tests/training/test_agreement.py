@@ -1,0 +1,240 @@
+"""Processes that train together: they equal one, agree on everything, and lose nothing when they are cut off."""
+
+import math
+import os
+import signal
+
+import numpy as np
+import pytest
+from fakes import FakeSource, Threads
+
+from whole_slide_cnn.engines.base import Prediction
+from whole_slide_cnn.errors import Interrupted, SlideError
+from whole_slide_cnn.models.network import Network
+from whole_slide_cnn.training import loop, run_folder
+from whole_slide_cnn.training.checkpoint import load_checkpoint
+from whole_slide_cnn.training.communicator import SingleCommunicator
+from whole_slide_cnn.training.loop import Trainer
+
+NETWORK = Network("tiny", "gmp", "softmax", 2)
+SETTINGS = (
+    "train.epochs=4",
+    "train.updates_per_epoch=3",
+    "train.batch_size=1",
+    "train.learning_rate=0.5",
+    "train.min_learning_rate=0.125",
+    "train.reduce_factor=0.5",
+    "train.reduce_patience=1",
+    "train.on_plateau=rollback",
+    "train.checkpoint_every_updates=2",
+    "train.tensorboard=false",
+    "data.max_failed_share=1",
+)
+
+
+class Crash(BaseException):
+    """The process is gone."""
+
+
+class MeanEngine:
+    """Its weights follow the mean of numbers that all slides, their labels and their positions decide; exactly, so that
+    the order of sums does not matter.
+
+    Args:
+        broken: slides that break in the middle of a step or of a prediction.
+        ends_after: steps and predictions after which the process ends.
+    """
+
+    network = NETWORK
+    reduce_gradients = None
+
+    def __init__(self, optimiser, broken=(), ends_after=None):
+        self.trained, self.calls = [], 0
+        self._optimiser, self._broken, self._ends_after = optimiser, broken, ends_after
+        self._state = {"output/bias": np.zeros(2), "optimiser/steps": np.zeros(())}
+
+    def load_state(self, values):
+        self._state = {name: np.array(value) for name, value in values.items()}
+
+    def state(self):
+        return {name: np.array(value) for name, value in self._state.items()}
+
+    def train_batch(self, canvases, labels):
+        self._call(canvases)
+        numbers = [[int(canvas.name[1:]) + 16 * label, canvas.position] for canvas, label in zip(canvases, labels)]
+        gradient = np.mean(numbers, axis=0)
+        if self.reduce_gradients is not None:
+            (gradient,) = self.reduce_gradients([gradient])
+        self._state["output/bias"] = self._state["output/bias"] + self._optimiser.learning_rate * gradient
+        self._state["optimiser/steps"] = self._state["optimiser/steps"] + 1
+        self.trained += [canvas.name for canvas in canvases]
+        return [Prediction(float(label), np.eye(2)[0]) for label in labels]
+
+    def predict(self, canvas, label):
+        self._call([canvas])
+        steps = int(self._state["optimiser/steps"])
+        return Prediction({3: 2.0, 6: 1.0}.get(steps, 4.0) + 8 * int(canvas.name[1:]), np.eye(2)[label])
+
+    def _call(self, canvases):
+        for canvas in canvases:
+            if canvas.name in self._broken:
+                raise SlideError(canvas.name, "block 7 cannot be decoded")
+        self.calls += 1
+        if self.calls == self._ends_after:
+            raise Crash
+
+
+class Optimiser:
+    learning_rate = None
+
+
+def numbered(canvas, position):
+    canvas.position = position
+    return canvas
+
+
+@pytest.fixture
+def run(slide_set, tmp_path, monkeypatch):
+    """A function (folder, processes, *overrides, broken=(), ends_after={}, train=7, val=5) -> per process, what its
+    trainer returned or raised, its engine, its learning rate and its sources."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+    monkeypatch.setattr(loop, "save_weights", lambda *arguments: None)  # they are not those of the network
+
+    def start(folder, processes, *overrides, broken=(), ends_after=None, train=7, val=5):
+        def process(group):
+            own = tmp_path / folder if group.rank == 0 else tmp_path / "of-nobody"
+            config = slide_set.config(own, *(SETTINGS + overrides))
+            optimiser = Optimiser()
+            engine = MeanEngine(optimiser, broken, (ends_after or {}).get(group.rank))
+            engines[group.rank] = engine
+            begun = run_folder.begin(config, NETWORK, True, processes=group.size) if group.rank == 0 else None
+            state, resumed = group.broadcast(begun) or (None, None)
+            if state is not None:
+                engine.load_state(state)
+            sources = FakeSource("t", train), FakeSource("v", val)
+            trainer = Trainer(config, engine, optimiser, *sources, resumed=resumed, group=group, prepare=numbered)
+            try:
+                return trainer.run(), sources
+            finally:
+                for source in sources:
+                    assert [canvas.closed for canvas in source.opened] == [1] * len(source.opened)
+
+        engines = {}
+        if processes == 1:
+            results = [process(SingleCommunicator())]
+        else:
+            results = Threads(processes).run(process)
+        assert not (tmp_path / "of-nobody").exists()
+        return results, [engines[rank] for rank in range(processes)]
+
+    return start
+
+
+def checkpoint(path, forget=("seconds", "slides_per_minute")):
+    """State and progress of a run, without times."""
+    state, values = load_checkpoint(str(path), NETWORK)
+    values["run"]["seconds"] = None
+    for row in values["run"]["rows"]:
+        for name in forget:
+            row[name] = None
+    return {name: value.tolist() for name, value in state.items()}, values
+
+
+def rows_of(result):
+    return [{key: row[key] for key in row if key not in ("seconds", "slides_per_minute")} for row in result[0]]
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_several_equal_one_with_a_larger_batch(run, tmp_path, processes):
+    results, engines = run("several", processes)
+    (one,), _ = run("one", 1, "train.batch_size={}".format(processes))
+    assert all(rows_of(result) == rows_of(one) for result in results)
+    assert [row["learning_rate"] for row in one[0]] == [0.5, 0.5, 0.5, 0.25]  # epoch 3 is rolled back
+    expected, _ = checkpoint(tmp_path / "one" / "last.npz")
+    for engine in engines:
+        assert {name: value.tolist() for name, value in engine.state().items()} == expected
+    assert checkpoint(tmp_path / "several" / "last.npz")[0] == expected
+    assert checkpoint(tmp_path / "several" / "best.npz")[0] == checkpoint(tmp_path / "one" / "best.npz")[0]
+    taken = [engine.trained for engine in engines]
+    assert len({tuple(names) for names in taken}) == processes
+
+
+def test_the_learning_rate_follows_the_number_of_processes(run):
+    for scaling, factor in (("sqrt", math.sqrt(3)), ("none", 1.0)):
+        results, _ = run(scaling, 3, "train.lr_scaling={}".format(scaling))
+        for rows, _ in results:
+            assert [row["learning_rate"] for row in rows] == [0.5 * factor] * 3 + [0.25 * factor]
+
+
+def test_a_broken_slide_is_skipped_by_all(run, tmp_path):
+    """One process finds it, and the other one never opens it again."""
+    results, engines = run("run", 2, broken=("t2", "v3"))
+    for rows, (train, val) in results:
+        assert train.failed == {"t2": "block 7 cannot be decoded"} and val.failed == {"v3": "block 7 cannot be decoded"}
+        assert len(rows) == 4
+    finders = [[canvas.name for canvas in train.opened].count("t2") for _, (train, _) in results]
+    assert sum(finders) == 1
+    assert [len(engine.trained) for engine in engines] == [12, 12] and "t2" not in sum((e.trained for e in engines), [])
+    left = [0, 1, 2, 4]
+    assert results[0][0][0]["val_loss"] == 2.0 + 8 * sum(left) / len(left)
+    assert checkpoint(tmp_path / "run" / "last.npz")[1]["failed"] == {
+        "train": {"t2": "block 7 cannot be decoded"},
+        "val": {"v3": "block 7 cannot be decoded"},
+    }
+
+
+@pytest.mark.parametrize("broken", [(), ("t2", "v3")])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_cut_off_anywhere_and_resumed(run, tmp_path, rank, broken):
+    run("whole", 2, broken=broken)
+    expected = checkpoint(tmp_path / "whole" / "last.npz"), checkpoint(tmp_path / "whole" / "best.npz")
+    moment = 1
+    while True:
+        results, engines = run("cut", 2, broken=broken, ends_after={rank: moment})
+        if not isinstance(results[rank], Crash):
+            break
+        assert isinstance(results[1 - rank], Exception)
+        run("cut", 2, broken=broken)
+        found = checkpoint(tmp_path / "cut" / "last.npz"), checkpoint(tmp_path / "cut" / "best.npz")
+        assert found == expected, moment
+        for path in (tmp_path / "cut").iterdir():
+            path.unlink()
+        moment += 1
+    assert moment > 15
+
+
+@pytest.mark.parametrize("moment", [2, 4, 6, 11])
+def test_a_signal_to_one_stops_all(run, tmp_path, monkeypatch, moment):
+    """The launcher's signal may reach them at different times, or only one of them."""
+    run("whole", 2)
+
+    class Signals:
+        def __init__(self, report):
+            self.asked = 0
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *exception):
+            pass
+
+        @property
+        def received(self):
+            self.asked += 1
+            return signal.SIGTERM if made.index(self) == 1 and self.asked >= moment else None
+
+    made = []
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "StopSignals", lambda report: made.append(Signals(report)) or made[-1])
+        results, engines = run("stopped", 2)
+    assert all(isinstance(result, Interrupted) and result.signal == signal.SIGTERM for result in results)
+    assert sorted(bool(str(result)) for result in results) == [False, True] and str(results[0])
+    assert len({len(engine.trained) for engine in engines}) == 1
+    run("stopped", 2)
+    assert checkpoint(tmp_path / "stopped" / "last.npz") == checkpoint(tmp_path / "whole" / "last.npz")
+
+
+def test_a_run_goes_on_with_as_many_processes_as_it_began_with(run):
+    run("run", 2, "train.epochs=1")
+    with pytest.raises(Exception, match="processes is 1, but the run of .* began with 2"):
+        run("run", 1)
