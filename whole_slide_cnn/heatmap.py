@@ -13,6 +13,7 @@ from whole_slide_cnn.errors import ConfigError, SlideError, TrainingError, Whole
 from whole_slide_cnn.files import make_folder, write_text
 
 CONFIG, LOCALISATION = "config.yaml", "localisation.csv"
+THRESHOLD = 0.5  # of the contours
 
 
 def parser() -> argparse.ArgumentParser:
@@ -30,13 +31,14 @@ def parser() -> argparse.ArgumentParser:
     chosen.add_argument("--split", choices=("train", "val", "test"), default="test",
                         help="data list of the configuration to draw (default: test)")  # fmt: skip
     add("--class", dest="drawn", metavar="NAME", action="append", help="class to draw, may be repeated; default: all")
-    add("--threshold", type=float, default=0.5, help="probability at which contours are drawn (default: %(default)s)")
+    add("--threshold", type=float, default=THRESHOLD,
+        help="probability at which contours are drawn (default: %(default)s)")  # fmt: skip
     add("--masks", metavar="FOLDER", help="folder of lesion masks, <slide>.png each, to compare the maps with")
     add("--output", metavar="FOLDER", required=True, help="folder to write; each slide gets a folder in it")
     return arguments
 
 
-def heatmap(config, checkpoint, output, records, lists, classes=None, threshold=0.5, masks=None):
+def heatmap(config, checkpoint, output, records, lists, classes=None, threshold=THRESHOLD, masks=None):
     """Draw the heat maps of some slides.
 
     Args:
@@ -52,7 +54,6 @@ def heatmap(config, checkpoint, output, records, lists, classes=None, threshold=
     Returns:
         Slide name to reason, of slides that could not be read.
     """
-    from whole_slide_cnn.evaluation import heatmaps
     from whole_slide_cnn.provenance import write_provenance
     from whole_slide_cnn.training import setup
     from whole_slide_cnn.training.slides import SlideSource
@@ -66,16 +67,13 @@ def heatmap(config, checkpoint, output, records, lists, classes=None, threshold=
     network = setup.make_network(config)
     weights, progress = setup.trained_weights(network, checkpoint)
     make_folder(output)
-    origin = _origin(checkpoint, progress)
-    settings = heatmaps.HeatmapSettings(network, config.data.classes, drawn, threshold, origin)
+    settings = make_settings(config, network, checkpoint, progress, drawn, threshold)
     source = SlideSource(records, config.data)
     try:
-        with setup.make_engine(
-            config, network, extra_memory=heatmaps.heatmap_memory(network, config.data.canvas)
-        ) as engine:
+        with setup.make_engine(config, network, extra_memory=extra_memory(config, network)) as engine:
             write_provenance(output, config, lists, checkpoint=checkpoint)
             engine.load_state(weights)
-            found = draw_slides(engine, source, output, settings, masks)
+            found = draw_slides(engine, source, source.records, output, settings, masks)
     finally:
         source.close()
     if len(source.failed) == len(source):
@@ -86,8 +84,61 @@ def heatmap(config, checkpoint, output, records, lists, classes=None, threshold=
     return source.failed
 
 
-def draw_slides(engine, source, output, settings, masks=None):
-    """Write the files of every readable slide to a folder of its own.
+def extra_memory(config, network):
+    """Bytes that heat maps take beside the engine, by what for."""
+    from whole_slide_cnn.evaluation.heatmaps import OVERLAY, heatmap_memory
+
+    return heatmap_memory(network, config.data.canvas, config.outputs.heatmap_size or OVERLAY)
+
+
+def make_settings(config, network, checkpoint, progress, drawn=None, threshold=THRESHOLD):
+    """What heat maps of a configuration show.
+
+    Args:
+        checkpoint: file of the weights.
+        progress: what the checkpoint says of itself.
+        drawn: indices of the classes to draw; all by default.
+        threshold: of the contours.
+    """
+    from whole_slide_cnn.evaluation.heatmaps import OVERLAY, HeatmapSettings
+
+    classes = config.data.classes
+    drawn = tuple(range(len(classes))) if drawn is None else drawn
+    origin, overlay = _origin(checkpoint, progress), config.outputs.heatmap_size or OVERLAY
+    return HeatmapSettings(network, classes, drawn, threshold, origin, overlay)
+
+
+def draw_scored(engine, source, records, output, config, checkpoint, progress):
+    """Draw slides of the test list that have been scored: all of them, or the share of one of several processes.
+
+    Args:
+        engine: that scored them; its memory was planned with :func:`extra_memory`.
+        source: the :class:`~whole_slide_cnn.training.slides.SlideSource` that they were scored from.
+        records: those that were scored.
+        output: folder to write; each slide gets a folder in it, named alike whatever the share.
+        config: the configuration.
+        checkpoint: file of the weights.
+        progress: what the checkpoint says of itself.
+
+    Returns:
+        Slide name to reason, of slides that could not be read any more.
+
+    Raises:
+        WholeSlideError: a file cannot be written.
+    """
+    from whole_slide_cnn.provenance import write_provenance
+
+    before = set(source.failed)
+    write_provenance(output, config, {"test": config.data.test}, checkpoint=checkpoint)
+    settings = make_settings(config, engine.network, checkpoint, progress)
+    draw_slides(engine, source, records, output, settings)
+    undrawn = {name: reason for name, reason in source.failed.items() if name not in before}
+    print("heat maps of {} slides: {}".format(len(records) - len(undrawn), output))
+    return undrawn
+
+
+def draw_slides(engine, source, records, output, settings, masks=None):
+    """Write the files of every readable slide among ``records`` to a folder of its own.
 
     Returns:
         ``(record, Localisation)`` of every slide that has a lesion in its mask.
@@ -101,8 +152,8 @@ def draw_slides(engine, source, output, settings, masks=None):
     names = [record.slide_id for record in source.records]
     folders = dict(zip(names, heatmaps.file_stems(names)))
     found = []
-    with slide_bar("heat maps", len(source)) as bar:
-        for record, canvas in source.canvases(source.records, tqdm.write):
+    with slide_bar("heat maps", len(records)) as bar:
+        for record, canvas in source.canvases(records, tqdm.write):
             try:
                 logits = engine.class_map(canvas)
                 if not np.isfinite(logits).all():

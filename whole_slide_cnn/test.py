@@ -6,10 +6,11 @@ import os
 import sys
 import time
 
+from whole_slide_cnn import heatmap
 from whole_slide_cnn.cli import run_command
 from whole_slide_cnn.config import load_config
 from whole_slide_cnn.errors import SlideError, TrainingError
-from whole_slide_cnn.files import write_text
+from whole_slide_cnn.files import make_folder, write_text
 
 SUMMARY = "summary.md"
 
@@ -31,10 +32,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def test(config, checkpoint=None, split="test"):
-    """Score a data list. Scores, reports, figures and a summary go to the folder ``<result folder>/<split>``.
+    """Score a data list. Scores, reports, figures and a summary go to the folder ``<result folder>/<split>``; then heat
+    maps of the test list to where the configuration wants them.
 
     Returns:
-        The report on slides (:class:`whole_slide_cnn.evaluation.scores.Report`) and the slides that could not be read.
+        The report on slides (:class:`whole_slide_cnn.evaluation.scores.Report`), the slides that could not be scored,
+        and those that were but could not be drawn: their names, with the reasons.
     """
     from whole_slide_cnn.training import setup
     from whole_slide_cnn.training.times import SLIDE_COLUMNS, TimeRecord
@@ -43,22 +46,30 @@ def test(config, checkpoint=None, split="test"):
     config = setup.settle(config, training=False)
     network = setup.make_network(config)
     checkpoint = setup.trained_path(config, checkpoint)
-    weights, _ = setup.trained_weights(network, checkpoint)
+    weights, progress = setup.trained_weights(network, checkpoint)
+    maps = config.outputs.heatmaps if split == "test" else None
+    if maps is not None:
+        make_folder(maps)  # what cannot be written is said before hours of work
     times = TimeRecord(config.outputs.test_times if split == "test" else None, SLIDE_COLUMNS)
-    with setup.make_engine(config, network) as engine:
+    extra_memory = () if maps is None else heatmap.extra_memory(config, network)
+    with setup.make_engine(config, network, extra_memory=extra_memory) as engine:
         engine.load_state(weights)
         scored = score_slides(engine, source, times)
+        times.write()
+        if not scored:
+            raise TrainingError("none of the {} slides of the {} list can be read".format(len(source), split))
+        folder, failed = os.path.join(config.result_dir, split), dict(source.failed)
+        records = [record for record in source.records if record.slide_id not in failed]
+        paths = {record.slide_id: source.path(record) for record in records}
+        report, cases = write_results(folder, config, split, checkpoint, scored, paths, failed)
+        print(report.to_text())
+        print(cases.to_text())
+        print("scores, figures and {}: {}".format(SUMMARY, folder))
+        undrawn = {}
+        if maps is not None:  # last: no score is lost where a map cannot be written
+            undrawn = heatmap.draw_scored(engine, source, records, maps, config, checkpoint, progress)
     source.close()
-    times.write()
-    if not scored:
-        raise TrainingError("none of the {} slides of the {} list can be read".format(len(source), split))
-    folder = os.path.join(config.result_dir, split)
-    paths = {record.slide_id: source.path(record) for record in source.records if record.slide_id not in source.failed}
-    report, cases = write_results(folder, config, split, checkpoint, scored, paths, source.failed)
-    print(report.to_text())
-    print(cases.to_text())
-    print("scores, figures and {}: {}".format(SUMMARY, folder))
-    return report, source.failed
+    return report, failed, undrawn
 
 
 def write_results(folder, config, split, checkpoint, scored, paths, failed):
@@ -144,13 +155,14 @@ def score_slides(engine, source, times):
 
 
 def main(arguments):
-    """Parse, load the configuration, score; exit code 1 where slides could not be read."""
+    """Parse, load the configuration, score and draw; exit code 1 where slides could not be read."""
     options = parser().parse_args(arguments)
     config = load_config(options.config, options.set)
-    _, failed = test(config, options.checkpoint, options.split)
-    for slide, reason in failed.items():
-        print("not scored: slide {}: {}".format(slide, reason), file=sys.stderr)
-    return 1 if failed else 0
+    _, failed, undrawn = test(config, options.checkpoint, options.split)
+    for what, slides in (("scored", failed), ("drawn", undrawn)):
+        for slide, reason in slides.items():
+            print("not {}: slide {}: {}".format(what, slide, reason), file=sys.stderr)
+    return 1 if failed or undrawn else 0
 
 
 if __name__ == "__main__":
