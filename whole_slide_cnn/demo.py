@@ -82,7 +82,7 @@ def main(arguments):
     config = load_config(_write_config(folder, options.seed))
     training.train(config)
     trained = time.monotonic()
-    report, failed = scoring.test(config)
+    report, failed, _ = scoring.test(config)
     if failed:
         raise WholeSlideError("slides that were just made cannot be read: {}".format(", ".join(sorted(failed))))
     tested = time.monotonic()

@@ -13,6 +13,7 @@ from whole_slide_cnn.errors import ConfigError, SlideError, TrainingError, Whole
 from whole_slide_cnn.files import make_folder, write_text
 
 CONFIG, LOCALISATION = "config.yaml", "localisation.csv"
+THRESHOLD = 0.5  # of the contours
 
 
 def parser() -> argparse.ArgumentParser:
@@ -30,13 +31,14 @@ def parser() -> argparse.ArgumentParser:
     chosen.add_argument("--split", choices=("train", "val", "test"), default="test",
                         help="data list of the configuration to draw (default: test)")  # fmt: skip
     add("--class", dest="drawn", metavar="NAME", action="append", help="class to draw, may be repeated; default: all")
-    add("--threshold", type=float, default=0.5, help="probability at which contours are drawn (default: %(default)s)")
+    add("--threshold", type=float, default=THRESHOLD,
+        help="probability at which contours are drawn (default: %(default)s)")  # fmt: skip
     add("--masks", metavar="FOLDER", help="folder of lesion masks, <slide>.png each, to compare the maps with")
     add("--output", metavar="FOLDER", required=True, help="folder to write; each slide gets a folder in it")
     return arguments
 
 
-def heatmap(config, checkpoint, output, records, lists, classes=None, threshold=0.5, masks=None):
+def heatmap(config, checkpoint, output, records, lists, classes=None, threshold=THRESHOLD, masks=None, group=None):
     """Draw the heat maps of some slides.
 
     Args:
@@ -48,13 +50,15 @@ def heatmap(config, checkpoint, output, records, lists, classes=None, threshold=
         classes: names of the classes to draw; all by default.
         threshold: of the contours.
         masks: folder of masks to compare with, or None.
+        group: the processes that share the slides (:class:`whole_slide_cnn.training.communicator.Communicator`), all of
+            which make this call; None for one process.
 
     Returns:
         Slide name to reason, of slides that could not be read.
     """
-    from whole_slide_cnn.evaluation import heatmaps
     from whole_slide_cnn.provenance import write_provenance
     from whole_slide_cnn.training import setup
+    from whole_slide_cnn.training.communicator import SingleCommunicator
     from whole_slide_cnn.training.slides import SlideSource
 
     drawn = _indices(classes, config.data.classes)
@@ -62,32 +66,98 @@ def heatmap(config, checkpoint, output, records, lists, classes=None, threshold=
         raise WholeSlideError("--threshold must be above 0 and below 1, not {}".format(threshold))
     if masks is not None and not os.path.isdir(masks):
         raise WholeSlideError("there is no folder {} of masks".format(masks))
-    config = setup.settle(config, training=False)
+    group = SingleCommunicator() if group is None else group
     network = setup.make_network(config)
-    weights, progress = setup.trained_weights(network, checkpoint)
-    make_folder(output)
-    origin = _origin(checkpoint, progress)
-    settings = heatmaps.HeatmapSettings(network, config.data.classes, drawn, threshold, origin)
+    with group.after_first():
+        weights, progress = setup.trained_weights(network, checkpoint)
+        make_folder(output)
+    config = group.broadcast(setup.settle(config, training=False) if group.rank == 0 else None)
+    settings = make_settings(config, network, checkpoint, progress, drawn, threshold)
     source = SlideSource(records, config.data)
+    extra = extra_memory(config, network)
     try:
         with setup.make_engine(
-            config, network, extra_memory=heatmaps.heatmap_memory(network, config.data.canvas)
+            config, network, report=group.say, extra_memory=extra, processes=group.local_size
         ) as engine:
-            write_provenance(output, config, lists, checkpoint=checkpoint)
+            if group.rank == 0:
+                write_provenance(output, config, lists, checkpoint=checkpoint)
             engine.load_state(weights)
-            found = draw_slides(engine, source, output, settings, masks)
+            mine = source.records[group.rank :: group.size]
+            parts = group.allgather((draw_slides(engine, source, mine, output, settings, masks), source.failed))
     finally:
         source.close()
-    if len(source.failed) == len(source):
+    failed = {slide: reason for _, found in parts for slide, reason in found.items()}
+    if group.rank:
+        return failed
+    if len(failed) == len(source):
         raise TrainingError("none of the {} slides can be read".format(len(source)))
     if masks is not None:
-        _write_localisation(os.path.join(output, LOCALISATION), found)
-    print("heat maps of {} slides: {}".format(len(source) - len(source.failed), output))
-    return source.failed
+        found = {record.slide_id: (record, result) for found, _ in parts for record, result in found}
+        in_order = [found[record.slide_id] for record in source.records if record.slide_id in found]
+        _write_localisation(os.path.join(output, LOCALISATION), in_order)
+    print("heat maps of {} slides: {}".format(len(source) - len(failed), output))
+    return failed
 
 
-def draw_slides(engine, source, output, settings, masks=None):
-    """Write the files of every readable slide to a folder of its own.
+def extra_memory(config, network):
+    """Bytes that heat maps take beside the engine, by what for."""
+    from whole_slide_cnn.evaluation.heatmaps import OVERLAY, heatmap_memory
+
+    return heatmap_memory(network, config.data.canvas, config.outputs.heatmap_size or OVERLAY)
+
+
+def make_settings(config, network, checkpoint, progress, drawn=None, threshold=THRESHOLD):
+    """What heat maps of a configuration show.
+
+    Args:
+        checkpoint: file of the weights.
+        progress: what the checkpoint says of itself.
+        drawn: indices of the classes to draw; all by default.
+        threshold: of the contours.
+    """
+    from whole_slide_cnn.evaluation.heatmaps import OVERLAY, HeatmapSettings
+
+    classes = config.data.classes
+    drawn = tuple(range(len(classes))) if drawn is None else drawn
+    origin, overlay = _origin(checkpoint, progress), config.outputs.heatmap_size or OVERLAY
+    return HeatmapSettings(network, classes, drawn, threshold, origin, overlay)
+
+
+def draw_scored(engine, source, records, output, config, checkpoint, progress, group):
+    """Draw slides of the test list that have been scored.
+
+    Args:
+        engine: that scored them; its memory was planned with :func:`extra_memory`.
+        source: the :class:`~whole_slide_cnn.training.slides.SlideSource` that they were scored from.
+        records: the share of this process of those that were scored.
+        output: folder to write; each slide gets a folder in it.
+        config: the configuration.
+        checkpoint: file of the weights.
+        progress: what the checkpoint says of itself.
+        group: the processes that share the slides, all of which make this call.
+
+    Returns:
+        Slide name to reason, of slides of any process that could not be read any more.
+
+    Raises:
+        WholeSlideError: a file cannot be written.
+    """
+    from whole_slide_cnn.provenance import write_provenance
+
+    before = set(source.failed)
+    if group.rank == 0:
+        write_provenance(output, config, {"test": config.data.test}, checkpoint=checkpoint)
+    settings = make_settings(config, engine.network, checkpoint, progress)
+    draw_slides(engine, source, records, output, settings)
+    undrawn = {name: reason for name, reason in source.failed.items() if name not in before}
+    parts = group.allgather((len(records), undrawn))
+    undrawn = {name: reason for _, found in parts for name, reason in found.items()}
+    group.say("heat maps of {} slides: {}".format(sum(count for count, _ in parts) - len(undrawn), output))
+    return undrawn
+
+
+def draw_slides(engine, source, records, output, settings, masks=None):
+    """Write the files of every readable slide among ``records`` to a folder of its own.
 
     Returns:
         ``(record, Localisation)`` of every slide that has a lesion in its mask.
@@ -101,8 +171,8 @@ def draw_slides(engine, source, output, settings, masks=None):
     names = [record.slide_id for record in source.records]
     folders = dict(zip(names, heatmaps.file_stems(names)))
     found = []
-    with slide_bar("heat maps", len(source)) as bar:
-        for record, canvas in source.canvases(source.records, tqdm.write):
+    with slide_bar("heat maps", len(records)) as bar:
+        for record, canvas in source.canvases(records, tqdm.write):
             try:
                 logits = engine.class_map(canvas)
                 if not np.isfinite(logits).all():
@@ -208,13 +278,21 @@ def _records(options, config):
 
 
 def main(arguments):
-    """Parse, load, draw; exit code 1 where slides could not be read."""
+    """Parse, load, draw, together with the other processes that a launcher started; exit code 1 where slides could not
+    be read."""
     options = parser().parse_args(arguments)
-    config, checkpoint = _resolve(options)
-    records, lists = _records(options, config)
-    failed = heatmap(
-        config, checkpoint, options.output, records, lists, options.drawn, options.threshold, options.masks
-    )
+    from whole_slide_cnn.training.communicator import communicator, use_own_gpu
+
+    with communicator() as group:
+        use_own_gpu(group)
+        with group.after_first():
+            config, checkpoint = _resolve(options)
+            records, lists = _records(options, config)
+        failed = heatmap(
+            config, checkpoint, options.output, records, lists, options.drawn, options.threshold, options.masks, group
+        )
+    if group.rank:  # process 0 says it, and the launcher may end the others when one exits with an error
+        return 0
     for slide, reason in failed.items():
         print("not drawn: slide {}: {}".format(slide, reason), file=sys.stderr)
     return 1 if failed else 0

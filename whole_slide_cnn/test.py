@@ -6,10 +6,11 @@ import os
 import sys
 import time
 
+from whole_slide_cnn import heatmap
 from whole_slide_cnn.cli import run_command
 from whole_slide_cnn.config import load_config
 from whole_slide_cnn.errors import SlideError, TrainingError
-from whole_slide_cnn.files import write_text
+from whole_slide_cnn.files import make_folder, write_text
 
 SUMMARY = "summary.md"
 
@@ -31,51 +32,71 @@ def parser() -> argparse.ArgumentParser:
 
 
 def test(config, checkpoint=None, split="test", group=None):
-    """Score a data list. Scores, reports, figures and a summary go to the folder ``<result folder>/<split>``.
+    """Score a data list. Scores, reports, figures and a summary go to the folder ``<result folder>/<split>``; then heat
+    maps of the test list to where the configuration wants them.
 
     Args:
         checkpoint: file of weights; None: those that the configuration trains.
         split: name of the data list.
         group: the processes that share the slides (:class:`whole_slide_cnn.training.communicator.Communicator`), all of
-            which make this call; None for one process. Process 0 alone writes.
+            which make this call; None for one process. Process 0 alone writes scores.
 
     Returns:
-        The report on slides (:class:`whole_slide_cnn.evaluation.scores.Report`; None in processes other than 0) and the
-        slides that could not be read, with the reason.
+        The report on slides (:class:`whole_slide_cnn.evaluation.scores.Report`; None in processes other than 0), the
+        slides that could not be scored, and those that were but could not be drawn: their names, with the reasons.
     """
-    from whole_slide_cnn.evaluation.scores import merge_scores
     from whole_slide_cnn.training import setup
     from whole_slide_cnn.training.communicator import SingleCommunicator
 
     group = SingleCommunicator() if group is None else group
+    maps = config.outputs.heatmaps if split == "test" else None
     with group.after_first():
         source = setup.open_splits(config, split)[split]
         network = setup.make_network(config)
         checkpoint = setup.trained_path(config, checkpoint)
-        weights, _ = setup.trained_weights(network, checkpoint)
+        weights, progress = setup.trained_weights(network, checkpoint)
+        if maps is not None:
+            make_folder(maps)  # what cannot be written is said before hours of work
     config = group.broadcast(setup.settle(config, training=False) if group.rank == 0 else None)
-    with setup.make_engine(config, network, report=group.say, processes=group.local_size) as engine:
+    extra_memory = () if maps is None else heatmap.extra_memory(config, network)
+    with setup.make_engine(
+        config, network, report=group.say, extra_memory=extra_memory, processes=group.local_size
+    ) as engine:
         engine.load_state(weights)
-        scored, seconds = score_slides(engine, source, source.records[group.rank :: group.size], group.rank == 0)
+        mine = source.records[group.rank :: group.size]
+        parts = group.allgather(score_slides(engine, source, mine, group.rank == 0) + (source.failed,))
+        failed = {slide: reason for _, _, found in parts for slide, reason in found.items()}
+        report = None
+        if group.rank == 0:
+            report = _write_scores(config, split, checkpoint, source, parts, failed)
+        undrawn = {}
+        if maps is not None:  # last: no score is lost where a map cannot be written
+            drawn = [record for record in mine if record.slide_id not in failed]
+            undrawn = heatmap.draw_scored(engine, source, drawn, maps, config, checkpoint, progress, group)
     source.close()
-    parts = group.allgather((scored, seconds, source.failed))
-    for _, others, failed in parts:
-        seconds.update(others)
-        source.failed.update(failed)
-    if group.rank:
-        return None, source.failed
-    scored = merge_scores([part for part, _, _ in parts], [record.slide_id for record in source.records])
+    return report, failed, undrawn
+
+
+def _write_scores(config, split, checkpoint, source, parts, failed):
+    """Join what the processes scored, write it and print it; returns the report on slides.
+
+    Args:
+        parts: scores and seconds of every process, as from :func:`score_slides`, and what else it told.
+    """
+    from whole_slide_cnn.evaluation.scores import merge_scores
+
+    scored = merge_scores([part[0] for part in parts], [record.slide_id for record in source.records])
     if not scored:
         raise TrainingError("none of the {} slides of the {} list can be read".format(len(source), split))
     if split == "test":
-        _write_times(config.outputs.test_times, scored, seconds)
+        _write_times(config.outputs.test_times, scored, {slide: s for part in parts for slide, s in part[1].items()})
     folder = os.path.join(config.result_dir, split)
-    paths = {record.slide_id: source.path(record) for record in source.records if record.slide_id not in source.failed}
-    report, cases = write_results(folder, config, split, checkpoint, scored, paths, source.failed)
+    paths = {record.slide_id: source.path(record) for record in source.records if record.slide_id not in failed}
+    report, cases = write_results(folder, config, split, checkpoint, scored, paths, failed)
     print(report.to_text())
     print(cases.to_text())
     print("scores, figures and {}: {}".format(SUMMARY, folder))
-    return report, source.failed
+    return report
 
 
 def _write_times(path, scored, seconds):
@@ -174,8 +195,8 @@ def score_slides(engine, source, records, shown=True):
 
 
 def main(arguments):
-    """Parse, load the configuration, score, together with the other processes that a launcher started; exit code 1
-    where slides could not be read."""
+    """Parse, load the configuration, score and draw, together with the other processes that a launcher started; exit
+    code 1 where slides could not be read."""
     options = parser().parse_args(arguments)
     from whole_slide_cnn.training.communicator import communicator, use_own_gpu
 
@@ -183,12 +204,13 @@ def main(arguments):
         use_own_gpu(group)
         with group.after_first():
             config = load_config(options.config, options.set)
-        report, failed = test(config, options.checkpoint, options.split, group)
+        report, failed, undrawn = test(config, options.checkpoint, options.split, group)
     if report is None:  # process 0 says it, and the launcher may end the others when one exits with an error
         return 0
-    for slide, reason in failed.items():
-        print("not scored: slide {}: {}".format(slide, reason), file=sys.stderr)
-    return 1 if failed else 0
+    for what, slides in (("scored", failed), ("drawn", undrawn)):
+        for slide, reason in slides.items():
+            print("not {}: slide {}: {}".format(what, slide, reason), file=sys.stderr)
+    return 1 if failed or undrawn else 0
 
 
 if __name__ == "__main__":

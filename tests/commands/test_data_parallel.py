@@ -40,7 +40,8 @@ def together(mpirun, slide_set, tmp_path_factory):
     folder = tmp_path_factory.mktemp("together") / "results"
     trained = mpirun(*arguments("train", slide_set, folder, "train.batch_size=1", *SETTINGS))
     assert trained[0] == 0, trained[2]
-    tested = mpirun(*arguments("test", slide_set, folder, *SETTINGS))
+    maps = "outputs.heatmaps={}".format(folder / "maps")
+    tested = mpirun(*arguments("test", slide_set, folder, maps, *SETTINGS))
     assert tested[0] == 0, tested[2]
     return folder, trained[1], tested[1]
 
@@ -79,6 +80,8 @@ def test_two_processes_score_what_one_does(together, launch, slide_set, tmp_path
     )
     assert said.count("scores, figures and summary.md: ") == 1
     assert set(os.listdir(str(folder / "test"))) == set(os.listdir(str(tmp_path / "test")))
+    assert said.count("heat maps of 6 slides: ") == 1
+    assert set(os.listdir(str(folder / "maps"))) == {"provenance.json"} | {score.slide_id for score in one}
 
 
 @pytest.mark.parametrize("module", ["train", "test"])

@@ -12,7 +12,11 @@ from PIL import Image
 from scipy import ndimage
 
 from whole_slide_cnn import heatmap
+from whole_slide_cnn import test as scoring
 from whole_slide_cnn.config import load_config
+from whole_slide_cnn.engines import ENGINES
+from whole_slide_cnn.errors import SlideError
+from whole_slide_cnn.evaluation.scores import read_scores
 from whole_slide_cnn.models.network import Network
 from whole_slide_cnn.slides.photographs import ProceduralPhotographs, split_by_source
 from whole_slide_cnn.slides.pyramid import write_pyramid
@@ -190,6 +194,87 @@ def test_the_activation_is_the_models(draw, study, make_list):
     soft = np.load(str(study / "maps" / "val-0" / "map.npy")).astype(np.float64)
     odds = sigmoid / (1 - sigmoid)
     np.testing.assert_allclose(soft, odds / odds.sum(axis=-1, keepdims=True), rtol=1e-4)
+
+
+@pytest.fixture
+def score(call, study):
+    """A function (*settings) -> Outcome of ``test`` on the study, whose maps are to go to ``drawn``."""
+
+    def run(*settings, split="test"):
+        settings = ("outputs.heatmaps={}".format(study / "drawn"),) + settings
+        words = [word for setting in settings for word in ("--set", setting)]
+        return call(scoring.main, "--config", study / "config.yaml", "--split", split, *words)
+
+    return run
+
+
+def scored_slides(study):
+    """Names in the scores of the test list."""
+    scores, _ = read_scores(str(study / "results" / "test" / "scores.csv"))
+    return [entry.slide_id for entry in scores]
+
+
+def test_testing_draws_what_it_scored(score, draw, study):
+    os.truncate(str(study / "slides" / "test-1.tif"), 2000)
+    outcome = score("outputs.heatmap_size=[100,60]")
+    assert outcome.code == 1
+    assert [line.split(" (")[0] for line in outcome.stderr.splitlines() if line.startswith("not ")] == [
+        "not scored: slide test-1: OpenSlide cannot open {}".format(study / "slides" / "test-1.tif")
+    ]
+    assert "class map" in outcome.stdout.splitlines()[0]
+    assert outcome.stdout.splitlines()[-1] == "heat maps of 5 slides: {}".format(study / "drawn")
+    left = ["test-{}".format(index) for index in (0, 2, 3, 4, 5)]
+    assert sorted(os.listdir(str(study / "drawn"))) == ["provenance.json"] + left
+    assert draw().code == 1
+    for name in left:
+        assert set(os.listdir(str(study / "drawn" / name))) == FILES
+        np.testing.assert_array_equal(*(np.load(str(study / to / name / "map.npy")) for to in ("drawn", "maps")))
+        sizes = [read_json(study / to / name / "map.json")["files"][2]["size"] for to in ("drawn", "maps")]
+        assert sizes == [[53, 60], [150, 170]]  # of 150 x 170 px; by default no smaller
+    assert read_json(study / "drawn" / "provenance.json")["data_lists"]["test"]["rows"] == 6
+
+
+def test_a_slide_that_breaks_after_it_was_scored(score, study, monkeypatch):
+    """It keeps its score, is named as not drawn, and the others are drawn."""
+    class_map = ENGINES["streaming"].class_map
+
+    def breaking(self, canvas):
+        if canvas.name == "test-4":
+            raise SlideError(canvas.name, "gone")
+        return class_map(self, canvas)
+
+    monkeypatch.setattr(ENGINES["streaming"], "class_map", breaking)
+    outcome = score()
+    assert outcome.code == 1
+    assert [line for line in outcome.stderr.splitlines() if line.startswith("not ")] == [
+        "not drawn: slide test-4: gone"
+    ]
+    assert "test-4" in scored_slides(study) and not (study / "drawn" / "test-4").exists()
+    assert "heat maps of 5 slides" in outcome.stdout and (study / "drawn" / "test-5" / "map.json").exists()
+    assert "Not scored" not in (study / "results" / "test" / "summary.md").read_text(encoding="utf-8")
+
+
+def test_scores_are_kept_where_a_map_cannot_be_written(score, study):
+    (study / "drawn").mkdir()
+    (study / "drawn" / "test-2").write_text("in the way", encoding="utf-8")
+    outcome = score()
+    assert "cannot create folder {}".format(study / "drawn" / "test-2") in outcome.sentence()
+    assert outcome.code == 2 and len(scored_slides(study)) == 6
+
+
+def test_a_folder_of_maps_that_cannot_be_made_is_refused_before_scoring(score, study):
+    (study / "drawn").write_text("in the way", encoding="utf-8")
+    assert "cannot create folder {}".format(study / "drawn") in score().sentence()
+    assert not (study / "results" / "test").exists()
+
+
+def test_only_the_test_list_is_drawn(score, study):
+    assert score(split="val").code == 0
+    assert not (study / "drawn").exists()
+
+
+def test_overlays_too_large_for_the_memory_are_refused(score):
+    assert "memory_gb allows 1.00 GB" in score("outputs.heatmap_size=20000", "memory_gb=1").sentence()
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def test_trains_and_scores(tmp_path, mpp, height, width):
     with open(str(tmp_path / "results" / "log.csv"), newline="") as stream:
         (row,) = csv.DictReader(stream)
     assert np.isfinite(float(row["train_loss"]))
-    report, failed = score(config, split="train")
+    report, failed, _ = score(config, split="train")
     assert report.slides == 1 and not failed
     with open(str(tmp_path / "results" / "train" / "scores.csv"), newline="") as stream:
         (row,) = csv.DictReader(stream)

@@ -1,19 +1,23 @@
-"""A file in the form of the 2021 reference implementation, run as it is: ``train``, then ``test``."""
+"""A file in the form of the 2021 reference implementation, run as it is: ``train``, ``test`` and ``heatmap``."""
 
 import csv
 import json
 import os
 import shutil
+import signal
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from whole_slide_cnn import heatmap
 from whole_slide_cnn import test as scoring
 from whole_slide_cnn import train as training
 from whole_slide_cnn.config import load_config
+from whole_slide_cnn.engines import ENGINES
 from whole_slide_cnn.evaluation.scores import read_scores
 from whole_slide_cnn.models.network import Network
-from whole_slide_cnn.models.weights import load_weights, save_weights
+from whole_slide_cnn.models.weights import METADATA_KEY, load_weights, read_npz, save_weights
 
 CONFIG = """\
 RESULT_DIR: "result_wholeslide"
@@ -53,23 +57,24 @@ MIL_K: NULL
 MIL_SKIP_WHITE: NULL
 
 TEST_RESULT_PATH: "${RESULT_DIR}/test_result.json"
-ENABLE_VIZ: False
-VIZ_SIZE: [48, 56]
+ENABLE_VIZ: True
+VIZ_SIZE: [48, 60]
 VIZ_FOLDER: "${RESULT_DIR}/viz"
 
 DEBUG_PATH: NULL
 """
 NETWORK = Network("tiny", "gmp", "softmax", 2)
+ARGUMENTS = ("--config", os.path.join("train_configs", "config.yaml"))
 
 
-def initial_weights():
+def initial_weights(network=NETWORK, seed=0):
     """Weights under which no class is favoured at the start and no convolution is zero."""
-    random = np.random.RandomState(0)
-    weights = NETWORK.initial_weights(3)
+    random = np.random.RandomState(seed)
+    weights = network.initial_weights(3)
     return {name: value + 0.02 * random.standard_normal(value.shape) for name, value in sorted(weights.items())}
 
 
-def make_project(folder, slide_set):
+def make_project(folder, slide_set, network=NETWORK):
     """A folder as one of the reference has it: configurations, lists without header, slides, initial weights."""
     for name in ("train_configs", "data_configs"):
         (folder / name).mkdir()
@@ -79,8 +84,9 @@ def make_project(folder, slide_set):
         lines = ["{},{}\n".format(row["slide_id"], int(row["label"] == "tumor")) for row in rows]
         (folder / "data_configs" / (split + ".csv")).write_text("".join(lines), encoding="utf-8")
     shutil.copytree(slide_set.path("slides"), str(folder / "slide_data"))
-    (folder / "train_configs" / "config.yaml").write_text(CONFIG, encoding="utf-8")
-    save_weights(str(folder / "result_wholeslide" / "model.h5"), NETWORK, initial_weights())
+    text = CONFIG.replace('"tiny"', '"{}"'.format(network.backbone))
+    (folder / "train_configs" / "config.yaml").write_text(text, encoding="utf-8")
+    save_weights(str(folder / "result_wholeslide" / "model.h5"), network, initial_weights(network))
     return folder
 
 
@@ -88,8 +94,7 @@ def make_project(folder, slide_set):
 def project(launch, slide_set, tmp_path_factory):
     """Such a folder after ``train`` and ``test``, with the outcome of both."""
     folder = make_project(tmp_path_factory.mktemp("reference"), slide_set)
-    arguments = "--config", os.path.join("train_configs", "config.yaml")
-    return folder, launch("train", *arguments, cwd=folder), launch("test", *arguments, cwd=folder)
+    return folder, launch("train", *ARGUMENTS, cwd=folder), launch("test", *ARGUMENTS, cwd=folder)
 
 
 def rows_of(path):
@@ -150,6 +155,87 @@ def test_it_tests(project):
     rows = rows_of(results / "test_time_record.csv")
     assert [row["slide_id"] for row in rows] == ["val-{}".format(index) for index in range(4)]
     assert all(float(row["seconds"]) > 0 for row in rows)
+
+
+def test_testing_draws_maps_where_the_file_says(project):
+    """A folder per slide, from the weights that scored it, within the size the file gives."""
+    folder, _, outcome = project
+    maps = folder / "result_wholeslide" / "viz"
+    assert outcome.stdout.splitlines()[-1] == "heat maps of 4 slides: {}".format(maps)
+    assert sorted(os.listdir(str(maps))) == ["provenance.json"] + ["val-{}".format(index) for index in range(4)]
+    for index in range(4):
+        described = read_json(maps / "val-{}".format(index) / "map.json")
+        (overlay,) = [entry for entry in described["files"] if entry["name"] == "overlay-1.png"]
+        assert overlay["size"] == [48, 54]  # of 150 x 170 px, within 48 x 60
+        with Image.open(str(maps / "val-{}".format(index) / "overlay-1.png")) as image:
+            assert image.width > 54 and image.height >= 48  # the colour bar is beside it
+        assert described["origin"]["checkpoint"]["path"] == str(folder / "result_wholeslide" / "model.h5")
+    assert read_json(maps / "provenance.json")["data_lists"]["test"]["rows"] == 4
+
+
+@pytest.mark.filterwarnings("ignore:case val-0 is in both val and test")
+@pytest.mark.parametrize("backbone", ["tiny", pytest.param("fixup_resnet34", marks=pytest.mark.slow)])
+def test_interrupted_resumed_tested_and_drawn(backbone, slide_set, call, monkeypatch, tmp_path):
+    """From a ``.h5`` file with the reference's names to heat maps, with an interruption that leaves no trace, although
+    the file that the first start loaded has changed since."""
+    network = Network(backbone, "gmp", "softmax", 2)
+    (tmp_path / "once").mkdir()
+    once = make_project(tmp_path / "once", slide_set, network)
+    again = tmp_path / "again"
+    shutil.copytree(str(once), str(again))
+    monkeypatch.chdir(str(once))
+    assert call(training.main, *ARGUMENTS).code == 0
+
+    monkeypatch.chdir(str(again))
+    with monkeypatch.context() as patch:
+        stop_after_update(patch, 4)  # of 6, in the second epoch
+        outcome = call(training.main, *ARGUMENTS)
+    assert outcome.code == 128 + signal.SIGTERM and "stopped by SIGTERM after 4 updates" in outcome.stderr
+    model = again / "result_wholeslide" / "model.h5"
+    save_weights(str(model), network, initial_weights(network, seed=1))
+    outcome = call(training.main, *ARGUMENTS, "--resume")
+    assert outcome.code == 0 and outcome.stdout.splitlines()[0] == "going on after 4 updates", outcome.stderr
+    assert "weights from" not in outcome.stdout
+    for name in ("last.npz", "best.npz"):
+        expected = read_npz(str(once / "result_wholeslide" / name))
+        found = read_npz(str(again / "result_wholeslide" / name))
+        assert found.keys() == expected.keys() and any(key.startswith("optimiser/") for key in found)
+        for key in set(found) - {METADATA_KEY}:
+            np.testing.assert_array_equal(found[key], expected[key], err_msg=key)
+
+    weights, report = load_weights(str(model), network)
+    assert not report.missing and not report.unexpected and not report.mismatched
+    best = read_npz(str(again / "result_wholeslide" / "best.npz"))
+    for name in weights:
+        np.testing.assert_array_equal(weights[name], best[name], err_msg=name)
+
+    assert call(scoring.main, *ARGUMENTS).code == 0
+    assert call(heatmap.main, *ARGUMENTS, "--output", "maps", "--class", "1").code == 0
+    for index in range(4):
+        by_test, by_heatmap = (
+            np.load(str(folder / "val-{}".format(index) / "map.npy"))
+            for folder in (again / "result_wholeslide" / "viz", again / "maps")
+        )
+        np.testing.assert_array_equal(by_test, by_heatmap)
+        assert by_test.shape == (3, 4, 2) and np.ptp(by_test[..., 1]) > 0
+
+
+def stop_after_update(patch, number):
+    """Send this process SIGTERM during an update of a training by the direct engine."""
+    step, count = ENGINES["direct"].train_batch, []
+
+    def train_batch(self, canvases, labels):
+        count.append(1)
+        if len(count) == number:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, canvases, labels)
+
+    patch.setattr(ENGINES["direct"], "train_batch", train_batch)
+
+
+def read_json(path):
+    with open(str(path), encoding="utf-8") as stream:
+        return json.load(stream)
 
 
 def test_the_score_is_that_of_the_model_file(project, tmp_path, call, monkeypatch):

@@ -63,6 +63,8 @@ def test_what_a_resumed_run_must_keep():
         "train.tensorboard",
         "data.allow_shared_cases",
         "outputs.config",
+        "outputs.heatmap_size",
+        "outputs.heatmaps",
         "outputs.test_scores",
         "outputs.test_times",
         "outputs.train_times",

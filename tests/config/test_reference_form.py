@@ -1,6 +1,7 @@
 """Files with the upper-case keys of the 2021 reference implementation."""
 
 import os
+import re
 import textwrap
 
 import pytest
@@ -60,10 +61,23 @@ MIL_INFER_BATCH_SIZE: NULL
 MIL_USE_EM: True
 MIL_K: 3
 MIL_SKIP_WHITE: NULL
-POST_TRAIN_METHOD: "svm"
+POST_TRAIN_METHOD: ""
 POST_TRAIN_EPOCHS: 5
 DEBUG_PATH: NULL
 """
+# Keys that the form is known by; families have one member here.
+KEYS = re.findall(
+    r"\w+",
+    """
+RESULT_DIR MODEL_PATH LOAD_MODEL_BEFORE_TRAIN CONFIG_RECORD_PATH USE_MIXED_PRECISION USE_HMS USE_MIL TRAIN_CSV_PATH
+VAL_CSV_PATH TEST_CSV_PATH SLIDE_DIR SLIDE_FILE_EXTENSION SLIDE_READER RESIZE_RATIO INPUT_SIZE MODEL NUM_CLASSES
+BATCH_SIZE EPOCHS NUM_UPDATES_PER_EPOCH INIT_LEARNING_RATE POOL_USE REDUCE_LR_FACTOR REDUCE_LR_PATIENCE TIME_RECORD_PATH
+TEST_TIME_RECORD_PATH TEST_RESULT_PATH USE_TCGA_VAHADANE ENABLE_VIZ VIZ_SIZE VIZ_FOLDER MIL_PATCH_SIZE
+MIL_INFER_BATCH_SIZE MIL_USE_EM MIL_K MIL_SKIP_WHITE POST_TRAIN_METHOD POST_TRAIN_MIL_PATCH_SIZE
+POST_TRAIN_INIT_LEARNING_RATE POST_TRAIN_REDUCE_LR_FACTOR POST_TRAIN_REDUCE_LR_PATIENCE POST_TRAIN_EPOCHS
+POST_TRAIN_NUM_UPDATES_PER_EPOCH POST_TRAIN_MODEL_PATH DEBUG_PATH
+""",
+)
 
 
 @pytest.fixture
@@ -120,6 +134,9 @@ def test_a_whole_file(tmp_path, monkeypatch):
     assert (model.compute, model.weights, model.class0_bias) == ("bfloat16", None, 1.0)
     assert (train.optimizer, train.learning_rate, train.batch_size) == ("adam", 2e-5, 1)
     assert (train.epochs, train.updates_per_epoch) == (200, 100)
+    assert (train.reduce_factor, train.reduce_patience, train.on_plateau) == (0.1, 24, "rollback")
+    assert (train.min_learning_rate, train.epsilon, train.lr_scaling) == (1e-8, 1e-7, "none")
+    assert (outputs.heatmaps, outputs.heatmap_size) == (None, None)
     assert (outputs.weights, outputs.config) == (here("runs/first/weights.h5"), here("runs/first/settings.yaml"))
     assert (outputs.train_times, outputs.test_times) == (
         here("runs/first/times.csv"),
@@ -157,6 +174,7 @@ RENAMED = [
     ("SLIDE_READER", "image", "data.reader", "image"),
     ("RESIZE_RATIO", 0.05, "data.ratio", 0.05),
     ("RESIZE_RATIO", 1, "data.ratio", 1.0),
+    ("RESIZE_RATIO", 0.2, "data.ratio_mpp", 0.46),
     ("INPUT_SIZE", [100, 200, 3], "data.canvas", (100, 200)),
     ("MODEL", "fixup_resnet34", "model.backbone", "fixup_resnet34"),
     ("MODEL", "frozenbn_resnet50", "model.backbone", "frozenbn_resnet50"),
@@ -181,20 +199,31 @@ RENAMED = [
     ("REDUCE_LR_PATIENCE", 24, "train.on_plateau", "rollback"),
     ("EPOCHS", 7, "augment.preset", "reference_2021"),
     ("EPOCHS", 7, "train.lr_scaling", "none"),
+    ("REDUCE_LR_PATIENCE", 24, "train.min_learning_rate", 1e-8),
+    ("REDUCE_LR_PATIENCE", 24, "train.min_improvement", 1e-4),
+    ("REDUCE_LR_FACTOR", 0.5, "train.on_plateau", "reduce"),
+    ("EPOCHS", 7, "train.epsilon", 1e-7),
     ("USE_HMS", True, "engine", "auto"),
     ("USE_HMS", False, "engine", "auto"),
+    ("ENABLE_VIZ", True, "outputs.heatmaps", "runs/first/viz"),
+    ("ENABLE_VIZ", True, "outputs.heatmap_size", None),
+    ("ENABLE_VIZ", False, "outputs.heatmaps", None),
 ]
+# Settings of what is off, whatever they hold.
 SAY_NOTHING = [
-    *[("USE_MIL", value) for value in (False, None, "")],
-    *[("USE_TCGA_VAHADANE", value) for value in (False, None)],
-    *[("ENABLE_VIZ", value) for value in (False, None)],
-    *[("DEBUG_PATH", value) for value in (False, None, "")],
-    *[("VIZ_SIZE", value) for value in ([2150, 2150], None)],
-    *[("VIZ_FOLDER", value) for value in ("${RESULT_DIR}/viz", None)],
-    *[("MIL_PATCH_SIZE", [224, 224]), ("MIL_K", 3), ("MIL_USE_EM", True), ("MIL_SKIP_WHITE", None)],
-    *[("MIL_INFER_BATCH_SIZE", 32), ("POST_TRAIN_METHOD", "maxfeat_rf"), ("POST_TRAIN_MODEL_PATH", "p.pkl")],
-    *[("TIME_RECORD_PATH", None), ("REDUCE_LR_PATIENCE", None), ("REDUCE_LR_FACTOR", None), ("BATCH_SIZE", None)],
-    *[("CONFIG_RECORD_PATH", None), ("SLIDE_FILE_EXTENSION", None), ("VAL_CSV_PATH", ""), ("EPOCHS", None)],
+    *[("VIZ_SIZE", value) for value in ([2150, 2150], "large", 0)],
+    *[("VIZ_FOLDER", value) for value in ("${RESULT_DIR}/viz", "${HOME}/viz", 3)],
+    *[("MIL_PATCH_SIZE", [224, 224]), ("MIL_K", 3), ("MIL_USE_EM", True), ("MIL_SKIP_WHITE", True)],
+    *[("MIL_INFER_BATCH_SIZE", 32), ("POST_TRAIN_MODEL_PATH", "${HOME}/p.pkl"), ("POST_TRAIN_EPOCHS", 5)],
+    *[("POST_TRAIN_MIL_PATCH_SIZE", [224, 224]), ("POST_TRAIN_INIT_LEARNING_RATE", 0.1)],
+    *[("POST_TRAIN_REDUCE_LR_FACTOR", 0.1), ("POST_TRAIN_REDUCE_LR_PATIENCE", 2)],
+    *[("POST_TRAIN_NUM_UPDATES_PER_EPOCH", 3)],
+]
+REFUSED = [
+    ("USE_MIL", True, "USE_MIL: multiple-instance learning is not there yet; set it to False"),
+    ("USE_TCGA_VAHADANE", True, "the colour normalisation of TCGA slides is not there yet; set it to False"),
+    ("DEBUG_PATH", "debug", "DEBUG_PATH: writing files for debugging is not there; set it to NULL"),
+    ("POST_TRAIN_METHOD", "svm", "POST_TRAIN_METHOD: combining patches by a second model is not there; set it to NULL"),
 ]
 
 
@@ -208,26 +237,68 @@ def test_each_key(load, name, given, key, expected):
 
 
 @pytest.mark.parametrize("name, given", SAY_NOTHING)
-def test_values_that_ask_for_nothing(load, name, given):
+def test_settings_of_what_is_off_say_nothing(load, name, given):
     assert load(**{name: given}) == load()
+
+
+@pytest.mark.parametrize("given", [None, "", False], ids=["null", "empty", "false"])
+@pytest.mark.parametrize("name", KEYS)
+def test_null_empty_and_false_never_refuse(load, refusal, name, given):
+    """Such a key is as good as absent, which only a required one must not be."""
+    if name in LEAST:
+        assert refusal(**{name: given}) == "the required key is missing: " + name
+    else:
+        assert load(**{name: given}) == load(**{name: "(absent)"})
+
+
+@pytest.mark.parametrize("name, given, message", REFUSED)
+def test_what_is_not_there_is_refused_by_name(refusal, name, given, message):
+    sentence = refusal(**{name: given})
+    assert sentence.startswith(name + ": ") and sentence.endswith(message)
 
 
 def test_the_tables_miss_no_key():
     """A key that is added needs a line here, and lines of the tables name keys that are known."""
-    with_prefix = {name for name, _ in SAY_NOTHING if name.startswith(form._UNUSED_PREFIXES)}
     known = set(form._RENAMED) | set(form._REQUIRED) | set(form._SWITCHES) | set(form._REFUSED_TEXTS)
-    known |= set(form._UNUSED) | set(form._SCHEDULE) | {"SLIDE_FILE_EXTENSION"}
-    tested = {name for name, _, _, _ in RENAMED} | {name for name, _ in SAY_NOTHING}
-    assert tested - with_prefix == known - {"RESULT_DIR"}
-    assert {line.split(":")[0] for line in WHOLE.splitlines()} - with_prefix == known | {"POST_TRAIN_EPOCHS"}
+    known |= set(form._HEATMAPS) | set(form._SCHEDULE) | {"SLIDE_FILE_EXTENSION"}
+    with_prefix = {name for name in KEYS if name.startswith(form._UNUSED_PREFIXES)} - known
+    assert set(KEYS) == known | with_prefix
+    tested = {line[0] for line in RENAMED + SAY_NOTHING + REFUSED}
+    assert tested == set(KEYS) - {"RESULT_DIR"}
+    assert known <= {line.split(":")[0] for line in WHOLE.splitlines()}
+
+
+@pytest.mark.parametrize(
+    "given, folder, size",
+    [
+        ({}, "runs/first/viz", None),
+        ({"VIZ_SIZE": None, "VIZ_FOLDER": ""}, "runs/first/viz", None),
+        ({"VIZ_SIZE": [300, 2150]}, "runs/first/viz", (300, 2150)),  # height, width
+        ({"VIZ_FOLDER": "${RESULT_DIR}/maps", "VIZ_SIZE": 64}, "runs/first/maps", (64, 64)),
+        ({"VIZ_FOLDER": "maps"}, "maps", None),
+    ],
+)
+def test_maps_that_test_draws(load, given, folder, size):
+    outputs = load(ENABLE_VIZ=True, **given).outputs
+    assert outputs.heatmaps == os.path.join(os.getcwd(), *folder.split("/")) and outputs.heatmap_size == size
+
+
+def test_a_rate_that_begins_below_the_lowest_one(load):
+    train = load(INIT_LEARNING_RATE=1e-9, REDUCE_LR_PATIENCE=3).train
+    assert train.learning_rate == train.min_learning_rate == 1e-9
 
 
 @pytest.mark.parametrize(
     "given, message",
     [
-        ({"USE_MIL": True}, "USE_MIL: multiple-instance learning is not there yet; set it to False"),
-        ({"USE_TCGA_VAHADANE": True}, "USE_TCGA_VAHADANE: the colour normalisation of TCGA slides is not there yet"),
-        ({"DEBUG_PATH": "debug"}, "DEBUG_PATH: writing files for debugging is not there; set it to NULL"),
+        ({"USE_MIL": True, "POST_TRAIN_METHOD": "svm"}, "USE_MIL: multiple-instance learning is not there yet"),
+        ({"ENABLE_VIZ": "yes"}, "ENABLE_VIZ: expected true or false, got the text 'yes'"),
+        ({"ENABLE_VIZ": True, "VIZ_SIZE": "large"}, "VIZ_SIZE: expected a list of 2 whole numbers, got the text"),
+        ({"ENABLE_VIZ": True, "VIZ_SIZE": [64]}, "VIZ_SIZE: expected a list of 2 whole numbers, got the list [64]"),
+        ({"ENABLE_VIZ": True, "VIZ_SIZE": [64, 0]}, "VIZ_SIZE: expected a value at least 1, got 0"),
+        ({"ENABLE_VIZ": True, "VIZ_FOLDER": 3}, "VIZ_FOLDER: expected text, got 3"),
+        ({"ENABLE_VIZ": True, "VIZ_FOLDER": "${HOME}/v"}, "VIZ_FOLDER: only ${RESULT_DIR} can be replaced in a path"),
+        ({"REDUCE_LR_PATIENCE": 3, "INIT_LEARNING_RATE": "fast"}, "INIT_LEARNING_RATE: expected a number, got"),
         ({"USE_HMS": "yes please"}, "USE_HMS: expected true or false, got the text 'yes please'"),
         ({"USE_MIXED_PRECISION": 1}, "USE_MIXED_PRECISION: expected true or false, got 1"),
         ({"MODEL": "resnet34"}, "MODEL: expected one of fixup_resnet34, fixup_resnet50, frozenbn_resnet50, tiny, got"),
@@ -304,7 +375,7 @@ anything = st.one_of(
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.dictionaries(st.sampled_from(sorted(set(form._RENAMED) | set(form._SWITCHES) | set(LEAST))), anything))
+@given(st.dictionaries(st.sampled_from(KEYS), anything))
 def test_any_values_give_a_configuration_or_one_sentence(values):
     """Whatever a file holds, it is used or refused by the name of a key of its own form."""
     try:

@@ -169,6 +169,33 @@ def test_open_canvas(tmp_path, photograph, write_tiff):
         open_canvas(bare, (640, 768), mpp=1.0)
 
 
+@pytest.mark.parametrize(
+    "stated, ratio_mpp, factor",
+    [
+        ("40", 0.46, 0.25 / 0.46),
+        ("20", 0.46, 0.5 / 0.46),
+        ("20.0", 0.5, 1.0),
+        ("40", None, 1.0),  # the ratio as it is
+        ("none", 0.46, 1.0),
+        ("0", 0.46, 1.0),
+        ("nan", 0.46, 1.0),
+    ],
+)
+def test_a_ratio_on_aperio_slides(tmp_path, photograph, write_tiff, stated, ratio_mpp, factor):
+    """A ratio meant for slides of one um/px gives the same um/px on those of another, by the magnification."""
+    path = str(tmp_path / "slide.svs")
+    write_tiff(path, [photograph(300, 400)], None, (64, 64), description="Aperio |AppMag = {}|".format(stated))
+    with open_canvas(path, (300, 400), ratio=0.4, reader="openslide", ratio_mpp=ratio_mpp) as canvas:
+        assert canvas.slide.size == (round(300 * 0.4 * factor), round(400 * 0.4 * factor))
+
+
+def test_a_ratio_on_other_slides(tmp_path, photograph, write_tiff):
+    write_tiff(tmp_path / "slide.tif", [photograph(300, 400)], 0.25, (64, 64))
+    for options in ({"ratio": 0.4}, {"mpp": 0.625}):
+        with open_canvas(str(tmp_path / "slide.tif"), (300, 400), ratio_mpp=0.46, **options) as canvas:
+            assert canvas.slide.size == (120, 160)
+
+
 def test_a_canvas_of_75000_px_stays_small(array_pyramid):
     class Procedural(array_pyramid):
         """White with a pink square."""
@@ -217,8 +244,9 @@ def test_tissue_is_what_has_colour(photograph):
 
 def test_thumbnail(array_pyramid, photograph):
     slide = ResampledSlide(array_pyramid([photograph(300, 100)]), ratio=1.0)
-    assert thumbnail(slide, 60).shape == (60, 20, 3)
-    assert thumbnail(slide, 1000).shape == (300, 100, 3)
+    assert thumbnail(slide, Size(60, 60)).shape == (60, 20, 3)
+    assert thumbnail(slide, Size(300, 50)).shape == (150, 50, 3)
+    assert thumbnail(slide, Size(1000, 1000)).shape == (300, 100, 3)
 
 
 def test_real_slide_on_a_canvas(real_slide):
@@ -227,4 +255,4 @@ def test_real_slide_on_a_canvas(real_slide):
         assert blank.shape == (48, 48) and blank[:, :6].all() and not blank[:, 8:40].all()
         whole = canvas.read(Window(0, 0, 1536, 1536))
         np.testing.assert_array_equal(canvas.read(Window(300, 100, 500, 500)), whole[300:800, 100:600])
-        assert 0.3 < tissue_share(thumbnail(canvas.slide, 256)) < 1
+        assert 0.3 < tissue_share(thumbnail(canvas.slide, Size(256, 256))) < 1

@@ -63,6 +63,23 @@ def test_an_equal_loss_is_no_improvement():
     assert [turn.improved for turn in turns] == [True, False, False] and turns[-1].reduced
 
 
+def test_an_improvement_by_too_little_makes_the_best_epoch_but_does_not_count():
+    """0.75 and 0.625 are less than 0.5 below 1.0, which is what counts until 0.25 is reached."""
+    rules = Rules(1.0, 0.01, 0.1, reduce_patience=3, rolls_back=True, min_improvement=0.5)
+    turns = follow(rules, [1.0, 0.75, 0.625, 0.25, WORSE, 0.125, 0.0625])
+    assert [turn.improved for turn in turns] == [True, True, True, True, False, True, True]
+    assert [turn.state.stale for turn in turns] == [0, 1, 2, 0, 1, 2, 0]
+    assert [turn.reduced for turn in turns] == [False] * 6 + [True]
+    # the weights of this very epoch are the best ones
+    assert turns[-1].state.best_epoch == 7 and not turns[-1].rolls_back
+    assert advance(rules, dataclasses.replace(turns[-1].state, stale=2), WORSE).rolls_back
+
+
+def test_without_a_margin_every_improvement_counts():
+    turns = follow(Rules(1.0, 0.1, 0.1, reduce_patience=2), [1.0, 1.0, 1.0 - 1e-15, WORSE])
+    assert [turn.state.stale for turn in turns] == [0, 1, 0, 1] and turns[2].improved
+
+
 def test_several_reductions_end_exactly_at_the_lowest_rate():
     turns = follow(Rules(1.0, 0.2, 0.5, reduce_patience=1, rolls_back=True), [1.0] + [WORSE] * 6)
     assert [turn.state.learning_rate for turn in turns] == [1.0, 0.5, 0.25, 0.2, 0.2, 0.2, 0.2]
@@ -103,6 +120,7 @@ RULES = st.builds(
     reduce_patience=st.one_of(st.none(), st.integers(1, 4)),
     rolls_back=st.booleans(),
     stop_patience=st.one_of(st.none(), st.integers(1, 4)),
+    min_improvement=st.sampled_from([0.0, 0.0, 1.0]),
 )
 
 
@@ -115,14 +133,16 @@ def test_whatever_the_losses(rules, losses):
     assert rates == sorted(rates, reverse=True) and rates[-1] >= rules.min_learning_rate
     for before, turn in zip(rates, turns):
         assert turn.reduced == (turn.state.learning_rate < before)
-        assert not (turn.improved and (turn.reduced or turn.state.stopped))
-        assert turn.rolls_back == (rules.rolls_back and turn.reduced and turn.state.best_epoch > 0)
+        assert not (turn.improved and (turn.reduced or turn.state.stopped)) or rules.min_improvement
+        returns = rules.rolls_back and turn.reduced and not turn.improved
+        assert turn.rolls_back == (returns and turn.state.best_epoch > 0)
     if turns:
         last = turns[-1].state
         assert last.best_loss == min(seen, default=math.inf) and last.epoch == len(turns)
         assert (losses[last.best_epoch - 1] == last.best_loss) if seen else last.best_epoch == 0
         if last.stopped:
-            assert rules.stop_patience is not None and last.epoch - last.best_epoch >= rules.stop_patience
+            assert rules.stop_patience is not None and last.epoch >= rules.stop_patience
+            assert rules.min_improvement or last.epoch - last.best_epoch >= rules.stop_patience
 
 
 @settings(deadline=None, max_examples=50)

@@ -2,13 +2,16 @@
 
 import itertools
 import threading
+import warnings
 from collections import Counter
 
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from whole_slide_cnn.config import Data
 from whole_slide_cnn.errors import SlideError, TrainingError
 from whole_slide_cnn.slides.manifest import Record
 from whole_slide_cnn.training import slides
@@ -81,7 +84,7 @@ def opened(monkeypatch):
     """An :class:`Opened`; no file is touched."""
     log = Opened()
 
-    def open_canvas(path, size, mpp, ratio, slide_mpp, name, reader):
+    def open_canvas(path, size, mpp, ratio, slide_mpp, name, reader, ratio_mpp):
         log.attempts[name] += 1
         log.arguments[name] = (path, size, mpp, ratio, slide_mpp, reader)
         if name in log.broken:
@@ -292,3 +295,19 @@ def test_a_preparation_that_fails_leaves_no_slide_open(make_source, opened, erro
             list(stream)
     source.close()
     assert [canvas.closed for canvas in opened if canvas.name == "slide-1"] == [1]
+
+
+def test_a_ratio_is_that_of_the_um_per_px_it_is_meant_for(tmp_path):
+    """An Aperio slide of 40x, 0.25 um/px, by a ratio meant for 0.46 um/px."""
+    path = str(tmp_path / "slide-0.svs")
+    with tifffile.TiffWriter(path) as tiff:
+        pixels = np.full((460, 920, 3), 200, np.uint8)
+        tiff.write(pixels, tile=(64, 64), photometric="rgb", metadata=None, description="Aperio |AppMag = 40|")
+    settings = {"classes": ("a", "b"), "canvas": (64, 64), "slides": str(tmp_path), "extension": ".svs", "ratio": 0.1}
+    for ratio_mpp, size in ((None, (46, 92)), (0.46, (25, 50))):
+        source = SlideSource(records_of(1), Data(ratio_mpp=ratio_mpp, **settings))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it is larger than the canvas
+            with source.open(source.records[0]) as canvas:
+                assert canvas.slide.size == size
+        source.close()

@@ -13,6 +13,7 @@ from whole_slide_cnn.config.load import (
 from whole_slide_cnn.config.schema import (
     BACKBONES,
     ENGINES,
+    MPP_TIMES_MAGNIFICATION,
     WEIGHT_EXTENSIONS,
     Augmentation,
     Data,
@@ -30,6 +31,7 @@ __all__ = [
     "ENGINES",
     "Data",
     "KeyHelp",
+    "MPP_TIMES_MAGNIFICATION",
     "Model",
     "Outputs",
     "Streaming",

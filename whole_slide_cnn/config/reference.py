@@ -21,6 +21,11 @@ _UPPER_CASE = re.compile(r"[A-Z][A-Z0-9_]*")
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 _RESULT_DIR = "${RESULT_DIR}"
 
+_LOWEST_RATE = 1e-8
+_LEAST_IMPROVEMENT = 1e-4
+# RESIZE_RATIO is that of Hamamatsu slides of 0.46 um/px; Aperio slides come to the same um/px.
+_RATIO_MPP = 0.46
+
 # Keys whose value means the same under another name, with what the reference takes where it is not given.
 _RENAMED: Dict[str, Tuple[str, Any]] = {
     "RESULT_DIR": (RESULT_FOLDER, None),
@@ -50,12 +55,18 @@ _SWITCHES: Dict[str, Optional[str]] = {
     "USE_HMS": None,
     "USE_MIL": "multiple-instance learning",
     "USE_TCGA_VAHADANE": "the colour normalisation of TCGA slides",
-    "ENABLE_VIZ": "drawing prediction maps while testing",
+    "ENABLE_VIZ": None,
 }
-_REFUSED_TEXTS = {"DEBUG_PATH": "writing files for debugging"}
+_REFUSED_TEXTS = {
+    "DEBUG_PATH": "writing files for debugging",
+    "POST_TRAIN_METHOD": "combining patches by a second model",
+}
 
-# Settings of what a switch turns on: without it they say nothing.
-_UNUSED = ("VIZ_SIZE", "VIZ_FOLDER")
+# Settings of what something else turns on: without it they say nothing, whatever they are.
+_HEATMAPS: Dict[str, Tuple[str, Any]] = {
+    "VIZ_FOLDER": ("outputs.heatmaps", _RESULT_DIR + "/viz"),
+    "VIZ_SIZE": ("outputs.heatmap_size", None),
+}
 _UNUSED_PREFIXES = ("MIL_", "POST_TRAIN_")
 
 
@@ -90,7 +101,7 @@ def translate(values: Mapping[str, Any]) -> Dict[str, Any]:
     """
     for name in values:
         _check_known(name)
-    values = _substituted({name: value for name, value in values.items() if not _is_blank(value)})
+    values = _substituted({name: value for name, value in values.items() if _says_something(name, value, values)})
     missing = [name for name in _REQUIRED if name not in values]
     if missing:
         plural = "key is" if len(missing) == 1 else "keys are"
@@ -99,13 +110,13 @@ def translate(values: Mapping[str, Any]) -> Dict[str, Any]:
     for name, (target, _) in _RENAMED.items():
         if name in values:
             found[target] = _checked(values[name], target, name)
-    for rule in (_switches, _model, _canvas, _classes, _extension, _left_open, _schedule):
+    for rule in (_switches, _model, _canvas, _classes, _extension, _left_open, _schedule, _heatmaps):
         found.update(rule(values))
     return _nested(found)
 
 
 def _check_known(name: str):
-    known = list(_RENAMED) + list(_REQUIRED) + list(_SWITCHES) + list(_REFUSED_TEXTS) + list(_UNUSED)
+    known = list(_RENAMED) + list(_REQUIRED) + list(_SWITCHES) + list(_REFUSED_TEXTS) + list(_HEATMAPS)
     known += ["SLIDE_FILE_EXTENSION"] + list(_SCHEDULE)
     if name in known or name.startswith(_UNUSED_PREFIXES):
         return
@@ -114,8 +125,13 @@ def _check_known(name: str):
     raise ConfigError("unknown key {} in the form of the 2021 reference implementation; {}".format(name, hint))
 
 
-def _is_blank(value: Any) -> bool:
-    return value is None or value == "" or value == [] or value == {}
+def _says_something(name: str, value: Any, values: Mapping[str, Any]) -> bool:
+    """Whether a key of a file does, given the others: what is off or blank says nothing, nor do settings of it."""
+    if value is None or value is False or value == "" or value == [] or value == {}:
+        return False
+    if name in _HEATMAPS:
+        return values.get("ENABLE_VIZ") is True
+    return name in _REFUSED_TEXTS or not name.startswith(_UNUSED_PREFIXES)
 
 
 def _substituted(values: Dict[str, Any]) -> Dict[str, Any]:
@@ -123,7 +139,7 @@ def _substituted(values: Dict[str, Any]) -> Dict[str, Any]:
     folder = values.get("RESULT_DIR")
     if isinstance(folder, str) and _VARIABLE.search(folder):
         raise ConfigError("RESULT_DIR: expected a folder, got {}".format(describe_value(folder)))
-    for name, (_, default) in _RENAMED.items():
+    for name, (_, default) in [*_RENAMED.items(), *_HEATMAPS.items()]:
         if default is not None:
             values.setdefault(name, default)
     return {name: _expand(name, value, folder) for name, value in values.items()}
@@ -146,12 +162,12 @@ def _switches(values: Dict[str, Any]) -> Dict[str, Any]:
     that is by the engine that fits."""
     on = {name: value for name, value in values.items() if name in _SWITCHES}
     for name, value in on.items():
-        if not isinstance(value, bool):
+        if value is not True:  # what is False has been left out
             raise ConfigError("{}: expected true or false, got {}".format(name, describe_value(value)))
-        if value and _SWITCHES[name] is not None:
+        if _SWITCHES[name] is not None:
             raise ConfigError("{}: {} is not there yet; set it to False".format(name, _SWITCHES[name]))
     for name, feature in _REFUSED_TEXTS.items():
-        if values.get(name, False) is not False:
+        if name in values:
             raise ConfigError("{}: {} is not there; set it to NULL".format(name, feature))
     found = {"engine": "auto"}
     if on.get("USE_MIXED_PRECISION"):
@@ -196,13 +212,17 @@ def _extension(values: Dict[str, Any]) -> Dict[str, Any]:
 
 def _left_open(values: Dict[str, Any]) -> Dict[str, Any]:
     """What the form has no key for. Its published files score the validation list as a test list."""
-    return {"train.optimizer": "adam", "model.activation": "softmax", "data.allow_shared_cases": True}
+    return {
+        "train.optimizer": "adam",
+        "model.activation": "softmax",
+        "data.allow_shared_cases": True,
+        "data.ratio_mpp": _RATIO_MPP,
+    }
 
 
 _SCHEDULE = {"REDUCE_LR_FACTOR": "train.reduce_factor", "REDUCE_LR_PATIENCE": "train.reduce_patience"}
-# The reference takes its rate as it is, however many processes there are, and always augments.
-_WITHOUT_KEY = {"train.lr_scaling": "none", "augment.preset": "reference_2021"}
-_ON_PLATEAU = {"train.on_plateau": "rollback"}
+# The reference takes its rate as it is, however many processes there are, and always augments; its Adam is Keras'.
+_WITHOUT_KEY = {"train.lr_scaling": "none", "train.epsilon": 1e-7, "augment.preset": "reference_2021"}
 
 
 def _schedule(values: Dict[str, Any]) -> Dict[str, Any]:
@@ -210,8 +230,17 @@ def _schedule(values: Dict[str, Any]) -> Dict[str, Any]:
     found = {target: _checked(values[name], target, name) for name, target in _SCHEDULE.items() if name in values}
     found.update(_WITHOUT_KEY)
     if "REDUCE_LR_PATIENCE" in values:
-        found.update(_ON_PLATEAU)
+        rate = _checked(values.get("INIT_LEARNING_RATE", _LOWEST_RATE), "train.learning_rate", "INIT_LEARNING_RATE")
+        found.update({"train.on_plateau": "rollback", "train.min_improvement": _LEAST_IMPROVEMENT})
+        found["train.min_learning_rate"] = min(rate, _LOWEST_RATE)
     return found
+
+
+def _heatmaps(values: Dict[str, Any]) -> Dict[str, Any]:
+    """What ``test`` draws. The reference draws each slide's own class; here all are drawn."""
+    if "ENABLE_VIZ" not in values:
+        return {}
+    return {target: _checked(values[name], target, name) for name, (target, _) in _HEATMAPS.items() if name in values}
 
 
 def _checked(value: Any, target: str, name: str) -> Any:

@@ -59,6 +59,12 @@ class Data(Section):
     ratio: Optional[float] = option(
         "Working resolution as a plain resize ratio of the slide's full resolution, whatever its um/px.", None, above=0
     )
+    ratio_mpp: Optional[float] = option(
+        "Full resolution in um/px that data.ratio is meant for; Aperio slides of another one, which is 10 / the "
+        "magnification they state, are resized to the same um/px. null takes data.ratio as it is on all slides.",
+        None,
+        above=0,
+    )
     slide_mpp: Optional[float] = option(
         "Full resolution in um/px of slides for which neither the file nor the data list states one.", None, above=0
     )
@@ -156,6 +162,12 @@ class Training(Section):
         None,
         at_least=1,
     )
+    min_improvement: float = option(
+        "A loss has to be lower by more than this for reduce_patience and early_stop_patience to count from its epoch; "
+        "the best weights are those of the lowest loss all the same.",
+        0.0,
+        at_least=0,
+    )
     on_plateau: str = option(
         "What else happens when the learning rate is reduced: reduce (nothing), or rollback (the weights return to "
         "those of the best epoch, and the optimizer's running means with them: they are neither kept nor set to zero).",
@@ -232,8 +244,24 @@ class Outputs(Section):
         path=True,
         may_change=True,
     )
+    heatmaps: Optional[str] = option(
+        "Folder for heat maps of the slides of the test list that test has scored, a folder for each; null draws none.",
+        None,
+        path=True,
+        may_change=True,
+    )
+    heatmap_size: Optional[Tuple[int, int]] = option(
+        "Height and width in pixels within which the overlay of a heat map shows the whole slide, in the slide's own "
+        "shape and no larger than the slide; one number means a square, null means 2048.",
+        None,
+        at_least=1,
+        prepare=_square,
+        may_change=True,
+    )
 
     def check_rules(self):
+        if self.heatmap_size is not None:
+            self._set("heatmap_size", Size(*self.heatmap_size))
         if self.weights is not None and not self.weights.lower().endswith(WEIGHT_EXTENSIONS):
             raise ConfigError(
                 "outputs.weights: expected a file that ends in {}, not {}".format(

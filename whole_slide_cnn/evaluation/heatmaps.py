@@ -34,7 +34,7 @@ from whole_slide_cnn.slides.tissue import thumbnail
 MAP, PLACEMENT, CONTOURS = "map.npy", "map.json", "contours.geojson"
 COLOURS = "turbo"
 OPACITY = 0.45
-THUMBNAIL_SIDE = 2048
+OVERLAY = Size(2048, 2048)
 
 _PIXELS_PER_CELL = 4  # of the pyramid
 _LARGEST_SIDE = 4096  # of the pyramid
@@ -55,6 +55,7 @@ class HeatmapSettings:
         drawn: indices of the classes to draw.
         threshold: of the contours.
         origin: where the weights are from, in JSON types; stored with every map.
+        overlay: height and width within which an overlay shows the slide.
     """
 
     network: Network
@@ -62,6 +63,7 @@ class HeatmapSettings:
     drawn: Tuple[int, ...]
     threshold: float
     origin: Mapping[str, Any]
+    overlay: Size = OVERLAY
 
 
 def cell_probabilities(logits: np.ndarray, activation: str) -> np.ndarray:
@@ -78,11 +80,16 @@ def cell_probabilities(logits: np.ndarray, activation: str) -> np.ndarray:
     return (exponentials / exponentials.sum(axis=-1, keepdims=True)).astype(np.float32)
 
 
-def heatmap_memory(network: Network, canvas: Size) -> Tuple[Tuple[str, int], ...]:
-    """Bytes, by what for, that heat maps take beside the engine, for a slide of about the size of its canvas."""
+def heatmap_memory(network: Network, canvas: Size, overlay: Size = OVERLAY) -> Tuple[Tuple[str, int], ...]:
+    """Bytes, by what for, that heat maps take beside the engine, for a slide of about the size of its canvas.
+
+    Args:
+        canvas: size of the canvas.
+        overlay: as in :class:`HeatmapSettings`.
+    """
     cells = geometry.cells_of(network.trunk, canvas)
     side = min(_LARGEST_SIDE, _PIXELS_PER_CELL * max(cells))
-    pixels = max(side**2, min(THUMBNAIL_SIDE**2, canvas.height * canvas.width))
+    pixels = max(side**2, overlay.height * overlay.width)
     count = cells.height * cells.width
     each = 3 * 8 * network.classes  # logits, and what makes them probabilities, in up to float64
     return ("class map", count * each), ("figures", pixels * _BYTES_PER_PIXEL + count * _CONTOUR_BYTES_PER_CELL)
@@ -107,7 +114,7 @@ def write_heatmap(folder: str, canvas: SlideCanvas, probabilities: np.ndarray, s
         WholeSlideError: a file cannot be written.
     """
     grid = grid_of(settings.network.trunk, canvas)
-    small = thumbnail(canvas.slide, THUMBNAIL_SIDE)
+    small = thumbnail(canvas.slide, settings.overlay)
     stems = file_stems(settings.classes)
     downsample = pyramid_downsample(grid)
     mpp = canvas.slide.source_mpp

@@ -7,6 +7,7 @@ from typing import NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 
+from whole_slide_cnn.config import MPP_TIMES_MAGNIFICATION
 from whole_slide_cnn.sizes import Size, Window
 from whole_slide_cnn.slides.interface import require_inside
 from whole_slide_cnn.slides.reader import open_slide
@@ -17,7 +18,7 @@ BLANK_BLOCK = 32
 WHITE = (255, 255, 255)
 
 _SCAN_TILE = 32 * BLANK_BLOCK
-_THUMBNAIL_SIDE = 1024
+_THUMBNAIL = Size(1024, 1024)
 
 
 class Canvas(abc.ABC):
@@ -190,7 +191,7 @@ class SlideCanvas(Canvas):
         return self.slide.read(Window(top, left, part.height, part.width))
 
     def _warn_of_crop(self) -> None:
-        mask = tissue_mask(thumbnail(self.slide, _THUMBNAIL_SIDE))
+        mask = tissue_mask(thumbnail(self.slide, _THUMBNAIL))
         content = self._content()
         kept = mask[
             _fraction_of(mask.shape[0], content.top - self.placement.top, content.height, self.slide.size.height),
@@ -213,6 +214,7 @@ def open_canvas(
     slide_mpp: Optional[float] = None,
     name: Optional[str] = None,
     reader: str = "auto",
+    ratio_mpp: Optional[float] = None,
 ) -> SlideCanvas:
     """Open a slide file on a canvas. No pixel is read, unless the slide has to be cropped.
 
@@ -224,12 +226,16 @@ def open_canvas(
         slide_mpp: µm per pixel of level 0, going before what the file states.
         name: how messages call the slide; the file name by default.
         reader: see :func:`whole_slide_cnn.slides.reader.open_slide`.
+        ratio_mpp: µm per pixel of level 0 that ``ratio`` is meant for, which brings Aperio slides of another one to the
+            same µm per canvas pixel, by the magnification they state; None takes ``ratio`` as it is.
 
     Raises:
         SlideError: the slide cannot be opened, or its µm/px is needed and nobody states it.
     """
     opened = open_slide(path, name, reader)
     try:
+        if None not in (ratio, ratio_mpp, opened.aperio_magnification):
+            ratio *= MPP_TIMES_MAGNIFICATION / opened.aperio_magnification / ratio_mpp
         return SlideCanvas(ResampledSlide(opened, mpp, ratio, slide_mpp), size)
     except Exception:
         opened.close()

@@ -19,13 +19,22 @@ class SlideReader(abc.ABC):
         level_sizes: height and width of each level in its own pixels.
         level_downsamples: per level and axis ``(y, x)``, level 0's size divided by the level's.
         mpp: µm per pixel of level 0 as ``(y, x)``, or None where the file does not state it.
+        aperio_magnification: what an Aperio file states as the magnification of level 0; None for all others.
     """
 
-    def __init__(self, name: str, path: str, level_sizes: Sequence[Size], mpp: Optional[Tuple[float, float]]):
+    def __init__(
+        self,
+        name: str,
+        path: str,
+        level_sizes: Sequence[Size],
+        mpp: Optional[Tuple[float, float]],
+        aperio_magnification: Optional[float] = None,
+    ):
         self.name = name
         self.path = path
         self.level_sizes: Tuple[Size, ...] = tuple(Size(*size) for size in level_sizes)
         self.mpp = mpp
+        self.aperio_magnification = aperio_magnification
         full = self.level_sizes[0]
         self.level_downsamples: Tuple[Tuple[float, float], ...] = tuple(
             (full.height / size.height, full.width / size.width) for size in self.level_sizes

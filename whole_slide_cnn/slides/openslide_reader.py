@@ -6,7 +6,7 @@ from whole_slide_cnn.errors import SlideError
 from whole_slide_cnn.sizes import Size, Window
 from whole_slide_cnn.slides.block_cache import BlockCache
 from whole_slide_cnn.slides.interface import SlideReader
-from whole_slide_cnn.slides.resolution import mpp_from_tiff_tags, plausible_mpp
+from whole_slide_cnn.slides.resolution import mpp_from_tiff_tags, plausible_magnification, plausible_mpp
 
 BLOCK = 512
 DEFAULT_CACHE_BYTES = 8 * 2**20
@@ -56,7 +56,8 @@ class OpenSlideReader(SlideReader):
         if not sizes:
             self._slide.close()
             raise SlideError(name, "{} holds no image".format(path))
-        super().__init__(name, path, sizes, _mpp(properties))
+        magnification = plausible_magnification(properties.get("aperio.AppMag"))
+        super().__init__(name, path, sizes, _mpp(properties), magnification)
         self._cache = BlockCache(cache_bytes)
         _limit_own_cache(openslide, self._slide, cache_bytes)
 

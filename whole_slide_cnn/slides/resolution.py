@@ -6,6 +6,7 @@ from typing import Optional, Tuple
 # Scanners lie well within these bounds. Resolution tags meant for printing (72 or 300 dots per inch) lie outside.
 FINEST_MPP = 0.05
 COARSEST_MPP = 50.0
+HIGHEST_MAGNIFICATION = 200.0
 
 _UNIT_MICROMETRES = {"centimeter": 1e4, "inch": 25400.0}
 
@@ -17,6 +18,15 @@ def plausible_mpp(mpp_y, mpp_x) -> Optional[Tuple[float, float]]:
     except (TypeError, ValueError):
         return None
     return mpp if all(FINEST_MPP <= value <= COARSEST_MPP for value in mpp) else None
+
+
+def plausible_magnification(stated) -> Optional[float]:
+    """A magnification as a float, or None unless it is a number that a microscope could have."""
+    try:
+        magnification = float(stated)
+    except (TypeError, ValueError):
+        return None
+    return magnification if 0 < magnification <= HIGHEST_MAGNIFICATION else None
 
 
 def mpp_from_tiff_tags(y_resolution, x_resolution, unit) -> Optional[Tuple[float, float]]:

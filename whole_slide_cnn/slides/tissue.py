@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from whole_slide_cnn.sizes import Window
+from whole_slide_cnn.sizes import Size, Window
 from whole_slide_cnn.slides.resample import ResampledSlide
 
 # Bounds of the threshold on max(RGB) - min(RGB). Below, JPEG noise and off-white glass would count as tissue, also on a
@@ -11,13 +11,14 @@ _LOWEST_THRESHOLD = 10
 _HIGHEST_THRESHOLD = 40
 
 
-def thumbnail(slide: ResampledSlide, max_side: int) -> np.ndarray:
-    """The whole slide with its longer side at most ``max_side`` px: uint8 (height, width, 3).
+def thumbnail(slide: ResampledSlide, limits: Size) -> np.ndarray:
+    """The whole slide, at most as high and as wide as ``limits`` and no larger than level 0: uint8 (height, width, 3).
 
     Raises:
         SlideError: the slide cannot be read.
     """
-    ratio = min(1.0, max_side / max(slide.reader.level_sizes[0]))
+    full = slide.reader.level_sizes[0]
+    ratio = min(1.0, limits.height / full.height, limits.width / full.width)
     small = ResampledSlide(slide.reader, ratio=ratio)
     return small.read(Window(0, 0, *small.size))
 

@@ -26,6 +26,8 @@ class Rules:
         reduce_patience: epochs without improvement that are a plateau; None: there is none.
         rolls_back: whether a plateau also brings back the state of the best epoch.
         stop_patience: epochs without improvement at the last learning rate that end the run; None: nothing does.
+        min_improvement: a loss has to be lower by more than this to count as an improvement; the best epoch is that of
+            the lowest loss all the same.
     """
 
     learning_rate: float
@@ -34,6 +36,7 @@ class Rules:
     reduce_patience: Optional[int] = None
     rolls_back: bool = False
     stop_patience: Optional[int] = None
+    min_improvement: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +48,9 @@ class ScheduleState:
         epoch: epochs that have ended.
         best_loss: the lowest loss so far.
         best_epoch: the epoch that had it, counted from 1; 0 before the first one has ended.
-        stale: epochs since the best one or since the last reduction, whichever was later.
+        stale: epochs since the last improvement that counted or since the last reduction, whichever was later.
         stopped: whether the run is over.
+        uncounted: how much higher the loss was at the last improvement that counted.
     """
 
     learning_rate: float
@@ -55,6 +59,7 @@ class ScheduleState:
     best_epoch: int = 0
     stale: int = 0
     stopped: bool = False
+    uncounted: float = 0.0
 
 
 class Turn(NamedTuple):
@@ -80,6 +85,7 @@ def make_rules(train: Training, processes: int = 1) -> Rules:
         train.reduce_patience,
         train.on_plateau == "rollback",
         train.early_stop_patience,
+        train.min_improvement,
     )
 
 
@@ -91,16 +97,20 @@ def first_state(rules: Rules) -> ScheduleState:
 def advance(rules: Rules, state: ScheduleState, loss: float) -> Turn:
     """The turn at the end of an epoch with this loss; a loss that is not a number improves nothing."""
     state = dataclasses.replace(state, epoch=state.epoch + 1)
-    if loss < state.best_loss:
-        return Turn(dataclasses.replace(state, best_loss=loss, best_epoch=state.epoch, stale=0), True, False, False)
+    counted, improved = state.best_loss + state.uncounted, loss < state.best_loss
+    if improved:
+        state = dataclasses.replace(state, best_loss=loss, best_epoch=state.epoch, uncounted=counted - loss)
+    if loss < counted - rules.min_improvement:
+        return Turn(dataclasses.replace(state, stale=0, uncounted=0.0), improved, False, False)
     state = dataclasses.replace(state, stale=state.stale + 1)
     if _reducible(rules, state):
         if state.stale < rules.reduce_patience:
-            return Turn(state, False, False, False)
+            return Turn(state, improved, False, False)
         state = dataclasses.replace(state, learning_rate=_reduced(rules, state.learning_rate), stale=0)
-        return Turn(state, False, True, rules.rolls_back and state.best_epoch > 0)
+        # an epoch that is the best one, by too little to count, has the weights that a roll-back would bring
+        return Turn(state, improved, True, rules.rolls_back and not improved and state.best_epoch > 0)
     stopped = rules.stop_patience is not None and state.stale >= rules.stop_patience
-    return Turn(dataclasses.replace(state, stopped=stopped), False, False, False)
+    return Turn(dataclasses.replace(state, stopped=stopped), improved, False, False)
 
 
 def _reducible(rules: Rules, state: ScheduleState) -> bool:

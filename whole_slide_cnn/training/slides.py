@@ -73,6 +73,7 @@ class SlideSource:
             record.mpp if record.mpp is not None else self._data.slide_mpp,
             record.slide_id,
             self._data.reader,
+            self._data.ratio_mpp,
         )
         try:
             if record.slide_id in self._blank:
