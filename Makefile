@@ -7,7 +7,7 @@ GOLDENS ?=
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-slow lint exactness goldens clean FORCE
+.PHONY: help setup setup-parallel demo test test-slow lint exactness goldens clean FORCE
 
 # TensorFlow's start-up notices hide what the commands say; its errors stay.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
@@ -15,10 +15,18 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 # One environment per Python version, so that both runtimes live side by side.
 VERSION := $(shell "$(PYTHON)" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 VENV := .venv/$(VERSION)
+PARALLEL := mpi
 RUN := $(VENV)/bin/python
 PIP := pip>=23
 ifeq ($(VERSION),3.7)
 PIP := pip>=23,<24.1
+PARALLEL := horovod
+# For TensorFlow and MPI only: whatever else Horovod finds on the machine it would build for as well.
+export HOROVOD_WITH_TENSORFLOW := 1
+export HOROVOD_WITH_MPI := 1
+export HOROVOD_WITHOUT_PYTORCH := 1
+export HOROVOD_WITHOUT_MXNET := 1
+export HOROVOD_WITHOUT_GLOO := 1
 endif
 
 # The stamp is written last and holds the folder of the checkout. An environment without it was left half made, one
@@ -28,13 +36,16 @@ INTACT := $(shell $(RUN) -c '' 2>/dev/null && [ "$$(cat $(STAMP) 2>/dev/null)" =
 
 help: ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | while IFS='|' read -r target text; \
-		do printf '  make %-12s %s\n' "$$target" "$$text"; done
+		do printf '  make %-15s %s\n' "$$target" "$$text"; done
 	@echo
 	@echo '  PYTHON=python3 chooses the Python and with it the runtime: 3.10 to 3.13 (TensorFlow 2.21) or 3.7 (1.15).'
 	@echo '  ARGS=... is added to the command that a target runs, as in: make test ARGS="-k canvas"'
 
 setup: $(STAMP) ## Make the virtual environment .venv/<version>, or bring it up to date.
 	@echo "$(VENV) is ready; to work in it: . $(VENV)/bin/activate"
+
+setup-parallel: $(STAMP) ## Add what training in several processes needs; apt-get install openmpi-bin first.
+	$(RUN) -m pip install --disable-pip-version-check -e '.[$(PARALLEL)]'
 
 demo: $(STAMP) ## Make synthetic slides, train on them, test, and say where the results are.
 	$(RUN) -m whole_slide_cnn.demo --output results/demo $(ARGS)
