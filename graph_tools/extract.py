@@ -3,6 +3,7 @@
 So the graph may hold tensors that no machine can hold, or no kernel can index: their sizes are all that is asked.
 """
 
+import warnings
 from typing import Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
 
 import tensorflow.compat.v1 as tf
@@ -87,10 +88,12 @@ def default_fetches(meta: tf.MetaGraphDef) -> Tuple[str, ...]:
 
 def _parse_binary(data: bytes):
     meta = tf.MetaGraphDef()
-    try:
-        meta.ParseFromString(data)
-    except DecodeError:
-        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # protobuf 3 warns of some broken files instead of refusing them
+        try:
+            meta.ParseFromString(data)
+        except DecodeError:
+            return None
     return meta
 
 
