@@ -72,9 +72,9 @@ def simulate(graph: OpGraph, plan: Plan, machine: Machine, record: bool = False)
     """Replay one step.
 
     Operations run one after another. What they touch comes by page fault, during which they wait, unless a prefetch
-    has brought it; to make room the least recently used pages leave. Which pages move depends on the plan alone, not
-    on any rate, so that a faster machine never takes longer. Variables are on the device at the start as far as they
-    fit; tensors smaller than a page share pages that stay on the device.
+    has brought it; to make room the least recently used pages leave. Faults and copies do not slow each other. Which
+    pages move depends on the plan alone, not on any rate, so that a faster machine never takes longer. Variables are on
+    the device at the start as far as they fit; tensors smaller than a page share pages that stay on the device.
 
     Args:
         graph: the graph that was planned.
@@ -230,7 +230,6 @@ class _Replay:
         op = self._named[name]
         touched = sum(self._life.storages[number].bytes for number in used[:-1]) + op.workspace_bytes
         fault, compute = came * machine.page_bytes / machine.on_demand_rate, machine.seconds(op, touched)
-        self._links.receive(came, start)
         stall = start - begin + fault
         self._now = begin + stall + compute
         self._computed += compute
