@@ -5,7 +5,7 @@ from typing import Dict, Optional, Sequence, Tuple
 
 from graph_tools.errors import BudgetError, PlanError, SolverError
 from graph_tools.evict import KEEP, MOVE, RECOMPUTE, Problem, check_host, choose_greedily, make_problem
-from graph_tools.group import Group, group_ops
+from graph_tools.group import Group, group_ops, op_order
 from graph_tools.integer import choose_by_program
 from graph_tools.lifetimes import lifetimes
 from graph_tools.machine import Machine
@@ -129,7 +129,7 @@ def _evictions(graph: OpGraph, groups: Sequence[Group], moved) -> Tuple[Eviction
     """Each moved tensor leaves right after the group before the longest time in which no group touches it."""
     if not moved:
         return ()
-    life = lifetimes(graph, [name for group in groups for name in group.ops])
+    life = lifetimes(graph, op_order(groups))
     storages = {life.holder[tensor] for tensor in moved}
     best = {}
     for use in group_uses(graph, life, groups):
