@@ -1,5 +1,6 @@
 from dataclasses import replace
 from itertools import product
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -237,6 +238,15 @@ def test_host_too_small_is_refused_unless_recomputation_helps():
         problem = problem_of(net(5), replace(MACHINE, host_bytes=60))
         assert problem.host_bytes([KEEP] * len(problem.candidates)).max() > 60
         assert RECOMPUTE in choose_by_program(problem) and RECOMPUTE in choose_greedily(problem)
+
+
+@needs_solver
+def test_a_program_too_large_is_left_to_greed():
+    with mock.patch("graph_tools.integer._MOST_COEFFICIENTS", 10):
+        with pytest.raises(SolverError, match="coefficients takes too long; choose greedily"):
+            make_plan(net(9), 120, choice="integer", machine=MACHINE)
+        told = make_plan(net(9), 120, choice="best", machine=MACHINE).choice
+    assert "greedy" in told and "integer" not in told
 
 
 def test_arguments_that_contradict_each_other_are_refused():
