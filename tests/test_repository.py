@@ -32,6 +32,8 @@ LAYERS = (
 # What knows nothing of the package and is driven by one module of it.
 INDEPENDENT = ("graph_tools", "tf_um_patch")
 DRIVER = PACKAGE + ".engines.unified"
+# The only modules of graph_tools that import TensorFlow; all others plan without it.
+TENSORFLOW_DOORS = ("graph_tools.apply", "graph_tools.extract", "graph_tools.verify")
 
 
 def source_files(folder):
@@ -91,6 +93,25 @@ def test_modules_import_only_lower_layers():
         if not may_import(module, imported)
     ]
     assert not found
+
+
+def test_graph_tools_reaches_tensorflow_through_three_modules():
+    modules = dict(source_files(os.path.join(ROOT, "graph_tools")))
+    found = [name for name, path in modules.items() if any(map(is_tensorflow, imported_modules(read(path))))]
+    assert sorted(found) == sorted(TENSORFLOW_DOORS)
+    run_python("-c", IMPORT_PURE, *sorted(set(modules) - set(TENSORFLOW_DOORS)))
+
+
+def is_tensorflow(imported):
+    return imported.split(".")[0] in ("tensorflow", "google")
+
+
+IMPORT_PURE = """
+import importlib, sys
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+assert not {"tensorflow", "google.protobuf", "matplotlib.pyplot"} & set(sys.modules)
+"""
 
 
 def test_every_folder_of_the_package_has_a_layer():

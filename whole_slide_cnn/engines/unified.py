@@ -1,9 +1,9 @@
 """Whole-slide training over unified memory (2021 paper, Methods): the whole canvas in one graph, ordered by a plan.
 
-Every feature map of the canvas exists at once, as strips. Where they exceed the device's memory, unified memory pages them
-to the host, and the order in which operations run decides how often. So the graph is cut into groups of operations that
-fit the device together, which run one after the other (Group Execution), and what a group needs is fetched while the one
-before it runs (Group Prefetch). The numbers stay those of ``direct``.
+Every feature map of the canvas exists at once, as strips. Where they exceed the device's memory, unified memory pages
+them to the host, and the order in which operations run decides how often. So the graph is cut into groups of operations
+that fit the device together, which run one after the other (Group Execution), and what a group needs is fetched while
+the one before it runs (Group Prefetch). The numbers stay those of ``direct``.
 """
 
 from dataclasses import dataclass
@@ -115,8 +115,19 @@ class UnifiedEngine(Engine):
         return feed
 
 
-def step_plan(network: Network, canvas: Size, compute: str, options: UnifiedOptions) -> Plan:
-    """The plan of a training step, from a graph that is built but never run: it may be of any size.
+def step_plan(
+    network: Network,
+    canvas: Size,
+    compute: str,
+    options: UnifiedOptions,
+    training: bool = True,
+    unrolls: bool = False,
+) -> Plan:
+    """The plan of a step, from a graph that is built but never run: it may be of any size.
+
+    Args:
+        training: whether gradients are computed.
+        unrolls: whether convolutions unroll their input into patches, as TensorFlow's own CPU kernels do.
 
     Raises:
         TensorTooLargeError: one row of a feature map does not fit a strip.
@@ -125,14 +136,16 @@ def step_plan(network: Network, canvas: Size, compute: str, options: UnifiedOpti
     with tf.Graph().as_default() as graph:
         variables = build.create_variables(network, compute)
         canvas_graph = _CanvasGraph(network, canvas, compute, variables, options)
-        loss, probabilities = canvas_graph.outputs(canvas_graph.embedding())
-        trained = [variables[spec.name] for spec in network.variables if spec.trainable]
-        gradients = [gradient for gradient in tf.gradients(loss, trained) if gradient is not None]
-        return _plan_of(graph, [loss, probabilities] + gradients, options)
+        fetches = list(canvas_graph.outputs(canvas_graph.embedding()))
+        if training:
+            trained = [variables[spec.name] for spec in network.variables if spec.trainable]
+            fetches += [gradient for gradient in tf.gradients(fetches[0], trained) if gradient is not None]
+        return _plan_of(graph, fetches, options, unrolls)
 
 
-def _plan_of(graph: tf.Graph, fetches: List, options: UnifiedOptions) -> Plan:
-    return make_plan(extract(graph, fetches), int(options.group_mb * MB), depth=options.prefetch_depth)
+def _plan_of(graph: tf.Graph, fetches: List, options: UnifiedOptions, unrolls: bool = False) -> Plan:
+    ops = extract(graph, fetches, workspace_limit=MOST_ELEMENTS if unrolls else 0)
+    return make_plan(ops, int(options.group_mb * MB), depth=options.prefetch_depth)
 
 
 class _CanvasGraph:

@@ -1,8 +1,8 @@
 """A trunk on a whole canvas whose feature maps are kept as strips along the height.
 
 A strip is a run of rows of a map, at full width. What reads beyond it takes rows from the strips beside it, so that the
-numbers are those of the whole map, while no tensor grows with the canvas's area. All shapes are static: they follow from
-the canvas alone.
+numbers are those of the whole map, while no tensor grows with the canvas's area. All shapes are static: they follow
+from the canvas alone.
 """
 
 from typing import Callable, Dict, NamedTuple, Tuple
@@ -13,7 +13,7 @@ from whole_slide_cnn.errors import TensorTooLargeError
 from whole_slide_cnn.models import geometry
 from whole_slide_cnn.models.build import TrunkBuilder
 from whole_slide_cnn.models.geometry import Range
-from whole_slide_cnn.models.layers import Conv, MaxPool, Relu, Residual, Scalar, Trunk
+from whole_slide_cnn.models.layers import Conv, MaxPool, Residual, Trunk
 from whole_slide_cnn.models.trace import trace_canvas
 from whole_slide_cnn.sizes import Size
 
@@ -22,8 +22,8 @@ Partition = Callable[[int], Tuple[int, ...]]
 
 
 class Strips(NamedTuple):
-    """A map as tensors (1, rows, width, channels) from top to bottom; ``bounds`` has the row at which each begins, and the
-    height of the map."""
+    """A map as tensors (1, rows, width, channels) from top to bottom; ``bounds`` has the row at which each begins, and
+    the height of the map."""
 
     bounds: Tuple[int, ...]
     tensors: Tuple[tf.Tensor, ...]
@@ -127,7 +127,9 @@ class StripBuilder(TrunkBuilder):
         lowest = self._dtype.min
 
         def pool(rows: tf.Tensor, padding) -> tf.Tensor:
-            return tf.nn.max_pool2d(_padded(rows, padding, lowest), layer.kernel, layer.stride, "VALID", name=layer.name)
+            return tf.nn.max_pool2d(
+                _padded(rows, padding, lowest), layer.kernel, layer.stride, "VALID", name=layer.name
+            )
 
         return pool
 

@@ -60,6 +60,15 @@ def settle(config: TrainConfig, training: bool, report=print) -> TrainConfig:
     return config
 
 
+def _engine_options(config: TrainConfig) -> Dict[str, Any]:
+    """What only one engine takes."""
+    if config.engine == "streaming":
+        return {"window": config.streaming.window}
+    if config.engine == "unified":
+        return dataclasses.asdict(config.unified)
+    return {}
+
+
 def _direct_fits(config: TrainConfig, training: bool) -> bool:
     network = make_network(config)
     if config.memory_gb is not None:
@@ -99,7 +108,7 @@ def make_engine(
         WeightsError: the file of initial weights cannot be used.
     """
     config = settle(config, optimiser is not None, report)
-    options = {"window": config.streaming.window} if config.engine == "streaming" else {}
+    options = _engine_options(config)
     plan = engine_memory(
         config.engine, network, config.data.canvas, config.model.compute, optimiser is not None, **options
     )

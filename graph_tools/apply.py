@@ -1,0 +1,269 @@
+"""Edits a TensorFlow graph as a plan says, and says what it did. It decides nothing.
+
+Groups are kept apart by barriers. Every tensor that enters a group passes through one gate, an ``Identity`` that waits
+for the barrier before the group and shares the tensor's memory; an operation that no tensor holds back waits for the
+barrier itself. The obvious alternative, a control edge to every operation, crashes or hangs TensorFlow 2 on CPU:
+oneDNN's layout pass fuses a convolution with its bias, and its gradients with each other, across groups, and insists on
+operations that have no control edges.
+"""
+
+import gc
+from dataclasses import dataclass
+from typing import Callable, Dict, List, Optional, Sequence, Set
+
+import tensorflow.compat.v1 as tf
+from tensorflow.core.protobuf import rewriter_config_pb2
+from tensorflow.python.client.session import BaseSession
+
+from graph_tools.errors import EditError, PlanError
+from graph_tools.opgraph import TensorRef
+from graph_tools.optypes import is_free
+from graph_tools.plan import Plan
+from graph_tools.recompute import copied_ref, copy_name
+
+SCOPE = "graph_tools"
+
+# Makes the operation that copies a tensor, under the name given; its result is not used.
+CopyFactory = Callable[[tf.Tensor, str], tf.Operation]
+
+
+@dataclass(frozen=True)
+class EditReport:
+    """What was added to a graph.
+
+    Attributes:
+        barriers: operations between groups.
+        gates: operations through which tensors enter groups.
+        control_edges: control inputs of operations that were there before, and of barriers.
+        prefetches: copies to the device.
+        evictions: copies to the host.
+        recomputed: copies of operations.
+    """
+
+    barriers: int = 0
+    gates: int = 0
+    control_edges: int = 0
+    prefetches: int = 0
+    evictions: int = 0
+    recomputed: int = 0
+
+    @property
+    def modified(self) -> bool:
+        """Whether anything was added."""
+        return self != EditReport()
+
+
+def apply(
+    graph: tf.Graph,
+    plan: Plan,
+    make_prefetch: Optional[CopyFactory] = None,
+    make_eviction: Optional[CopyFactory] = None,
+) -> EditReport:
+    """Make a graph run as planned. Where a factory is not given its copies are left out, and everything else done.
+
+    A session must use :func:`session_config`, else Grappler undoes or breaks the order.
+
+    Args:
+        make_prefetch: called as ``make_prefetch(tensor, name)`` for each copy to the device, in the graph and under
+            the control dependency that holds it back.
+        make_eviction: the same for each copy to the host.
+
+    Raises:
+        EditError: a session is open on the graph: what it has run it would not see edited. Nothing was changed.
+        PlanError: the plan is not one of this graph, or was applied before. Nothing was changed.
+    """
+    _check_no_session(graph)
+    _check_plan(graph, plan)
+    with graph.as_default(), tf.control_dependencies(None), tf.name_scope(None):
+        return _Editor(graph, plan).run(make_prefetch, make_eviction)
+
+
+def barrier_name(group: int) -> str:
+    """Name of the operation that is done when a group is."""
+    return "{}/group_{}_done".format(SCOPE, group)
+
+
+def prefetch_name(number: int) -> str:
+    """Name of the operation of a plan's prefetch."""
+    return "{}/prefetch_{}".format(SCOPE, number)
+
+
+def eviction_name(number: int) -> str:
+    """Name of the operation of a plan's eviction."""
+    return "{}/evict_{}".format(SCOPE, number)
+
+
+def session_config(base: Optional[tf.ConfigProto] = None) -> tf.ConfigProto:
+    """The configuration under which a session keeps the planned order: a copy of ``base`` with those of Grappler's
+    passes off that prune control edges and barriers, fuse or merge operations of different groups, or swap and
+    recompute on their own."""
+    config = tf.ConfigProto()
+    if base is not None:
+        config.CopyFrom(base)
+    rewriter, off = config.graph_options.rewrite_options, rewriter_config_pb2.RewriterConfig.OFF
+    rewriter.dependency_optimization = off
+    rewriter.remapping = off
+    rewriter.arithmetic_optimization = off
+    rewriter.memory_optimization = rewriter_config_pb2.RewriterConfig.NO_MEM_OPT
+    if hasattr(rewriter, "common_subgraph_elimination"):  # newer than TensorFlow 1.15, where arithmetic includes it
+        rewriter.common_subgraph_elimination = off
+    return config
+
+
+def _check_no_session(graph: tf.Graph):
+    """TensorFlow keeps no list of a graph's sessions in Python, and a session keeps nothing once it is closed."""
+    for candidate in gc.get_objects():
+        if issubclass(type(candidate), BaseSession) and getattr(candidate, "_graph", None) is graph:
+            if candidate._closed:
+                continue
+            raise EditError(
+                "a session is open on the graph, and what it has run stays as it was; apply the plan before opening "
+                "it, or close it first"
+            )
+
+
+def _check_plan(graph: tf.Graph, plan: Plan):
+    known = {op.name: op for op in graph.get_operations()}
+    if barrier_name(0) in known:
+        raise PlanError("a plan was applied to this graph before; build it again")
+    copies = {copy_name(name, n) for n, item in enumerate(plan.recomputes) for name in item.ops}
+    position = {name: index for index, name in enumerate(plan.op_order)}
+    for name in list(position) + [name for item in plan.recomputes for name in item.ops + item.readers]:
+        if name not in known and name not in copies:
+            raise PlanError("the plan names operation {}, which the graph does not have; plan it again".format(name))
+    for name, place in position.items():
+        op = known.get(name)
+        for other in [] if op is None else [t.op for t in op.inputs] + list(op.control_inputs):
+            if position.get(other.name, len(position)) >= place:
+                raise PlanError(
+                    "{} needs {}, which the plan has later or not at all; plan this graph again".format(
+                        name, other.name
+                    )
+                )
+    for copy in plan.prefetches + plan.evictions:
+        op = known.get(copy.tensor.op)
+        if copy.tensor.op not in copies and (op is None or copy.tensor.index >= len(op.outputs)):
+            raise PlanError(
+                "the plan copies tensor {}, which the graph does not have; plan it again".format(copy.tensor)
+            )
+
+
+class _Editor:
+    def __init__(self, graph: tf.Graph, plan: Plan):
+        self._graph, self._plan = graph, plan
+        self._edges = self._gates = 0
+        self._barriers: List[tf.Operation] = []
+
+    def run(self, make_prefetch, make_eviction) -> EditReport:
+        recomputed = self._recompute()
+        for number in range(len(self._plan.groups)):
+            members = self._members(number)
+            if number:
+                self._hold_back(members, self._barriers[-1])
+            self._barriers.append(self._add_barrier(number, members))
+        return EditReport(
+            barriers=len(self._barriers),
+            gates=self._gates,
+            prefetches=self._copy(self._plan.prefetches, make_prefetch, prefetch_name),
+            evictions=self._copy(self._plan.evictions, make_eviction, eviction_name),
+            recomputed=recomputed,
+            control_edges=self._edges,  # counted last: copies add some
+        )
+
+    def _op(self, name: str) -> tf.Operation:
+        return self._graph.get_operation_by_name(name)
+
+    def _tensor(self, ref: TensorRef) -> tf.Tensor:
+        return self._op(ref.op).outputs[ref.index]
+
+    def _members(self, number: int) -> List[tf.Operation]:
+        ops = [self._op(name) for name in self._plan.groups[number].ops]
+        return [op for op in ops if not is_free(op.type, op.inputs[0].op.type if len(op.inputs) else "")]
+
+    def _hold_back(self, members: Sequence[tf.Operation], barrier: tf.Operation):
+        """Let no operation of a group start before a barrier."""
+        inside, gates = set(members), {}
+        for op in members:
+            held = any(other in inside for other in op.control_inputs)
+            for index, tensor in enumerate(op.inputs):
+                if tensor.op not in inside and _can_gate(tensor):
+                    op._update_input(index, self._gate(tensor, barrier, gates))
+                    held = True
+                held = held or tensor.op in inside
+            if not held:
+                self._add_edges(op, [barrier])
+
+    def _gate(self, tensor: tf.Tensor, barrier: tf.Operation, gates: Dict[str, tf.Tensor]) -> tf.Tensor:
+        if tensor.name not in gates:
+            name = "{}/gate_{}".format(SCOPE, self._gates)
+            with tf.control_dependencies([barrier]), tf.device(tensor.op.device or None):
+                gates[tensor.name] = tf.identity(tensor, name)
+            self._gates += 1
+        return gates[tensor.name]
+
+    def _add_barrier(self, number: int, members: Sequence[tf.Operation]) -> tf.Operation:
+        """An operation that is done when all of a group, and all groups before, are."""
+        inside = set(members)
+        followed = {source for op in members for source in _sources(op) if source in inside}
+        barrier = tf.no_op(barrier_name(number) + "/")
+        self._add_edges(barrier, [op for op in members if op not in followed] + self._barriers[-1:])
+        return barrier
+
+    def _add_edges(self, op: tf.Operation, sources: List[tf.Operation]):
+        op._add_control_inputs(sources)
+        self._edges += len(sources)
+
+    def _copy(self, copies, factory: Optional[CopyFactory], name_of) -> int:
+        """Add copies: each waits for the group before the one that it runs during, whose barrier waits for it."""
+        if factory is None:
+            return 0
+        for number, copy in enumerate(copies):
+            before = self._barriers[copy.during - 1 : copy.during] if copy.during else []
+            with tf.control_dependencies(before):
+                made = factory(self._tensor(copy.tensor), name_of(number))
+            self._edges += len(before)
+            self._add_edges(self._barriers[copy.during], [getattr(made, "op", made)])
+        return len(copies)
+
+    def _recompute(self) -> int:
+        """Import copies of operations, and let their readers read those."""
+        count = 0
+        for number, item in enumerate(self._plan.recomputes):
+            self._import_copies(number, item.ops)
+            original = self._tensor(item.tensor)
+            again = self._tensor(copied_ref(item.tensor, item.ops, number))
+            for name in item.readers:
+                op = self._op(name)
+                for index, tensor in enumerate(op.inputs):
+                    if tensor is original:
+                        op._update_input(index, again)
+            count += len(item.ops)
+        return count
+
+    def _import_copies(self, number: int, names: Sequence[str]):
+        definition, outside = tf.GraphDef(), {}
+        for name in names:
+            op = self._op(name)
+            node = definition.node.add()
+            node.CopyFrom(op.node_def)
+            node.name = copy_name(name, number)
+            del node.input[:]
+            for tensor in op.inputs:
+                ref = TensorRef(tensor.op.name, tensor.value_index)
+                if ref.op in names:
+                    node.input.append(str(copied_ref(ref, names, number)))
+                else:
+                    outside[str(ref)] = tensor
+                    node.input.append(str(ref))
+            node.attr.pop("_class", None)  # an order of its own shall not follow its original's place
+        tf.import_graph_def(definition, input_map=outside, name="")
+
+
+def _sources(op: tf.Operation) -> Set[tf.Operation]:
+    return {tensor.op for tensor in op.inputs} | set(op.control_inputs)
+
+
+def _can_gate(tensor: tf.Tensor) -> bool:
+    """Whether an Identity may stand between: not for variables that are changed in place, nor for constants, which
+    TensorFlow wants to see where shapes are expected."""
+    return not tensor.dtype._is_ref_dtype and tensor.dtype != tf.resource and tensor.op.type != "Const"
