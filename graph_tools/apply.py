@@ -69,10 +69,11 @@ def apply(
         make_eviction: the same for each copy to the host.
 
     Raises:
-        EditError: a session is open on the graph: what it has run it would not see edited. Nothing was changed.
+        EditError: a session is open on the graph, and would not see what it has run edited; or the graph is finalized.
+            Nothing was changed.
         PlanError: the plan is not one of this graph, or was applied before. Nothing was changed.
     """
-    _check_no_session(graph)
+    _check_editable(graph)
     _check_plan(graph, plan)
     with graph.as_default(), tf.control_dependencies(None), tf.name_scope(None):
         return _Editor(graph, plan).run(make_prefetch, make_eviction)
@@ -110,8 +111,10 @@ def session_config(base: Optional[tf.ConfigProto] = None) -> tf.ConfigProto:
     return config
 
 
-def _check_no_session(graph: tf.Graph):
+def _check_editable(graph: tf.Graph):
     """TensorFlow keeps no list of a graph's sessions in Python, and a session keeps nothing once it is closed."""
+    if graph.finalized:
+        raise EditError("the graph is finalized; apply the plan before that")
     for candidate in gc.get_objects():
         if issubclass(type(candidate), BaseSession) and getattr(candidate, "_graph", None) is graph:
             if candidate._closed:

@@ -4,8 +4,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Dict, List, Optional, Sequence, Tuple
 
-from graph_tools.group import Group, group_of
-from graph_tools.lifetimes import lifetimes
+from graph_tools.group import Group, group_of, op_order
+from graph_tools.lifetimes import lifetimes, touched_bytes
 from graph_tools.machine import Machine
 from graph_tools.opgraph import OpGraph, TensorRef
 from graph_tools.prefetch import GroupUse, group_uses
@@ -54,8 +54,9 @@ class _Finder:
     def __init__(self, graph: OpGraph, groups: Sequence[Group], machine: Machine):
         self._graph, self._groups, self._machine = graph, groups, machine
         self._named, self._group_of = graph.by_name(), group_of(groups)
-        self.life = lifetimes(graph, [name for group in groups for name in group.ops])
+        self.life = lifetimes(graph, op_order(groups))
         self._position = {name: position for position, name in enumerate(self.life.order)}
+        self._touched = touched_bytes(graph, self.life)
         self._readers: Dict[TensorRef, List[str]] = defaultdict(list)
         for name in self.life.order:
             for ref in dict.fromkeys(self._named[name].inputs):
@@ -124,5 +125,4 @@ class _Finder:
         return self._read_from(ref, group)
 
     def _seconds(self, name):
-        touched = sum(self.life.storages[number].bytes for number in self.life.touches[self._position[name]])
-        return self._machine.seconds(self._named[name], touched + self._named[name].workspace_bytes)
+        return self._machine.seconds(self._named[name], self._touched[self._position[name]])

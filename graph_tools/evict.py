@@ -13,8 +13,8 @@ import numpy as np
 
 from graph_tools.candidates import Candidate, find_candidates
 from graph_tools.errors import BudgetError
-from graph_tools.group import Group, group_of
-from graph_tools.lifetimes import lifetimes
+from graph_tools.group import Group, group_of, op_order
+from graph_tools.lifetimes import lifetimes, touched_bytes
 from graph_tools.machine import Machine
 from graph_tools.opgraph import OpGraph
 from graph_tools.sizes import readable
@@ -106,15 +106,10 @@ class Problem:
 def make_problem(graph: OpGraph, groups: Sequence[Group], machine: Machine, smallest: int) -> Problem:
     """The choice for a grouped graph; tensors smaller than so many bytes are kept."""
     candidates = find_candidates(graph, groups, machine, smallest)
-    life, named, number_of = (
-        lifetimes(graph, [n for group in groups for n in group.ops]),
-        graph.by_name(),
-        group_of(groups),
-    )
+    life, named, number_of = lifetimes(graph, op_order(groups)), graph.by_name(), group_of(groups)
     compute = np.zeros(len(groups))
-    for position, name in enumerate(life.order):
-        touched = sum(life.storages[number].bytes for number in life.touches[position])
-        compute[number_of[name]] += machine.seconds(named[name], touched + named[name].workspace_bytes)
+    for name, touched in zip(life.order, touched_bytes(graph, life)):
+        compute[number_of[name]] += machine.seconds(named[name], touched)
     held = np.array([group.bytes + group.carried_bytes for group in groups], np.int64)
     for item in candidates:
         held[item.last + 1 : item.needed] -= item.bytes
@@ -153,6 +148,8 @@ def choose_greedily(problem: Problem) -> Tuple[int, ...]:
 
 
 class _Greedy:
+    """The state of the choice: what is chosen, what can still be, and the load of each group."""
+
     def __init__(self, problem: Problem):
         self._problem = problem
         items = problem.candidates

@@ -1,7 +1,7 @@
 """Group Execution: neighbouring operations run together as long as what they touch fits (paper of 2021)."""
 
 from dataclasses import dataclass
-from typing import Sequence, Tuple
+from typing import Dict, Sequence, Tuple
 
 import numpy as np
 
@@ -82,6 +82,11 @@ def _carried(life: Lifetimes, starts: Sequence[int]) -> Tuple[int, ...]:
     return tuple(carried)
 
 
-def group_of(groups: Sequence[Group]):
+def op_order(groups: Sequence[Group]) -> Tuple[str, ...]:
+    """Names of all operations in execution order."""
+    return tuple(name for group in groups for name in group.ops)
+
+
+def group_of(groups: Sequence[Group]) -> Dict[str, int]:
     """Number of the group of each operation, by name."""
     return {name: number for number, group in enumerate(groups) for name in group.ops}

@@ -129,3 +129,12 @@ def live_bytes(graph: OpGraph, life: Lifetimes) -> np.ndarray:
     named = graph.by_name()
     workspaces = np.array([named[name].workspace_bytes for name in life.order], np.int64)
     return np.cumsum(change)[:-1] + workspaces
+
+
+def touched_bytes(graph: OpGraph, life: Lifetimes) -> Tuple[int, ...]:
+    """Bytes that each operation reads and writes, in order: its storages, each once, and its workspace."""
+    named = graph.by_name()
+    return tuple(
+        sum(life.storages[number].bytes for number in touched) + named[name].workspace_bytes
+        for name, touched in zip(life.order, life.touches)
+    )

@@ -63,8 +63,8 @@ def peak_bytes(graph: OpGraph, names: Tuple[str, ...]) -> int:
 def depth_first_order(graph: OpGraph) -> Tuple[str, ...]:
     """A topological order that goes on with what was just computed and frees memory as early as it can.
 
-    Of the operations that can run, those that lower the bytes held come first; then those that became ready last, so
-    that a chain is followed to its end before another begins; then those that add least; then the first of the graph.
+    Of the operations that can run, those that lower the bytes held come first, the one that lowers them most before
+    others; then those that became ready last, so that a chain is followed to its end before another begins.
     """
     return _DepthFirst(graph).run()
 
@@ -111,8 +111,8 @@ class _DepthFirst:
 
     def _push(self, index):
         grows = self._growth(index)
-        key = (grows, 0) if grows < 0 else (0, -self._ready_at[index])
-        heapq.heappush(self._heap, key + (grows, index))
+        key = (grows, index) if grows < 0 else (0, -self._ready_at[index])
+        heapq.heappush(self._heap, key + (index,))
 
     def _growth(self, index):
         """Bytes held after an operation less those held before it; outputs that nothing reads count as freed.

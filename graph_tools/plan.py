@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Tuple
 
 from graph_tools.errors import PlanError
-from graph_tools.group import Group
+from graph_tools.group import Group, op_order
 from graph_tools.opgraph import TensorRef
 from graph_tools.prefetch import Prefetch
 from graph_tools.sizes import readable
@@ -84,7 +84,7 @@ class Plan:
     @property
     def op_order(self) -> Tuple[str, ...]:
         """Names of all operations in execution order."""
-        return tuple(name for group in self.groups for name in group.ops)
+        return op_order(self.groups)
 
     @property
     def oversized(self) -> Tuple[Group, ...]:

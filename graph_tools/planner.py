@@ -1,10 +1,11 @@
 """From a graph to a plan: order, groups, what moves or is computed again, what is fetched ahead."""
 
+from dataclasses import replace
 from typing import Dict, Optional, Sequence, Tuple
 
-from graph_tools.errors import PlanError, SolverError
-from graph_tools.evict import MOVE, RECOMPUTE, Problem, choose_greedily, make_problem
-from graph_tools.group import Group, group_ops
+from graph_tools.errors import BudgetError, PlanError, SolverError
+from graph_tools.evict import KEEP, MOVE, RECOMPUTE, Problem, check_host, choose_greedily, make_problem
+from graph_tools.group import Group, group_ops, op_order
 from graph_tools.integer import choose_by_program
 from graph_tools.lifetimes import lifetimes
 from graph_tools.machine import Machine
@@ -55,7 +56,7 @@ def make_plan(
     solvers = {"greedy": choose_greedily, "integer": choose_by_program}
     if choice != "best":
         return planner.chosen(groups, problem, solvers[choice](problem), choice)
-    return planner.best(groups, problem, solvers)
+    return planner.best(groups, problem, {"keep": _keep_all, **solvers})
 
 
 def unplanned(graph: OpGraph, order: str = "topological") -> Plan:
@@ -89,7 +90,7 @@ class _Planner:
             choice=choice,
         )
 
-    def chosen(self, groups, problem: Problem, actions: Sequence[int], solver: str, told: str = "") -> Plan:
+    def chosen(self, groups: Sequence[Group], problem: Problem, actions: Sequence[int], solver: str) -> Plan:
         """The plan of a solver's choice."""
         picked = list(zip(problem.candidates, actions))
         recomputes = tuple(
@@ -98,34 +99,37 @@ class _Planner:
             if action == RECOMPUTE
         )
         moved = {item.tensor for item, action in picked if action == MOVE}
-        told = told or "{}, predicted {:.4g} s".format(solver, problem.seconds(actions))
-        return self.plan(groups, recomputes, moved, told)
+        return self.plan(groups, recomputes, moved, "{}, predicted {:.4g} s".format(solver, problem.seconds(actions)))
 
     def best(self, groups: Sequence[Group], problem: Problem, solvers: Dict) -> Plan:
         """The plan that simulates fastest of keeping everything and of what the solvers choose."""
-        keep = tuple([0] * len(problem.candidates))
-        found = {"keep": keep} if _fits_host(problem, keep) else {}
+        plans, times, refused = {}, {}, None
         for name, solve in solvers.items():
             try:
-                found[name] = solve(problem)
-            except SolverError:  # no solver here, or too large for it: the others remain
+                plan = self.chosen(groups, problem, solve(problem), name)
+                plans[name], times[name] = plan, simulate(self._graph, plan, self._machine).seconds
+            except SolverError:  # no solver here, or the program is too large for it: the others remain
                 continue
-        plans = {name: self.chosen(groups, problem, actions, name) for name, actions in found.items()}
-        times = {name: simulate(self._graph, plan, self._machine).seconds for name, plan in plans.items()}
+            except BudgetError as error:
+                refused = error
+        if not plans:
+            raise refused
         winner = min(times, key=times.get)
         told = ", ".join("{} {:.4g} s".format(name, seconds) for name, seconds in times.items())
-        return self.chosen(groups, problem, found[winner], winner, "{}, simulated: {}".format(winner, told))
+        return replace(plans[winner], choice="{}, simulated: {}".format(winner, told))
 
 
-def _fits_host(problem: Problem, actions) -> bool:
-    return int(problem.host_bytes(actions).max(initial=0)) <= problem.machine.host_bytes
+def _keep_all(problem: Problem) -> Tuple[int, ...]:
+    actions = (KEEP,) * len(problem.candidates)
+    check_host(problem, actions)
+    return actions
 
 
 def _evictions(graph: OpGraph, groups: Sequence[Group], moved) -> Tuple[Eviction, ...]:
     """Each moved tensor leaves right after the group before the longest time in which no group touches it."""
     if not moved:
         return ()
-    life = lifetimes(graph, [name for group in groups for name in group.ops])
+    life = lifetimes(graph, op_order(groups))
     storages = {life.holder[tensor] for tensor in moved}
     best = {}
     for use in group_uses(graph, life, groups):

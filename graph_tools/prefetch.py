@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Dict, Optional, Sequence, Tuple
 
 from graph_tools.errors import PlanError
-from graph_tools.group import Group
+from graph_tools.group import Group, op_order
 from graph_tools.lifetimes import Lifetimes, lifetimes
 from graph_tools.opgraph import OpGraph, TensorRef
 
@@ -80,8 +80,7 @@ def plan_prefetches(
     """
     if depth < 0:
         raise PlanError("a prefetch depth of {} looks back; give 0 or more groups".format(depth))
-    order = [name for group in groups for name in group.ops]
-    life = lifetimes(graph, order)
+    life = lifetimes(graph, op_order(groups))
     room = None if capacity is None else {number: capacity - group.bytes for number, group in enumerate(groups)}
     found = []
     for use in group_uses(graph, life, groups):

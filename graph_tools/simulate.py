@@ -7,7 +7,7 @@ from typing import Dict, List, Tuple
 import numpy as np
 
 from graph_tools.errors import BudgetError
-from graph_tools.lifetimes import lifetimes
+from graph_tools.lifetimes import lifetimes, touched_bytes
 from graph_tools.machine import Machine
 from graph_tools.opgraph import OpGraph
 from graph_tools.pager import Moved, Pager
@@ -72,9 +72,9 @@ def simulate(graph: OpGraph, plan: Plan, machine: Machine, record: bool = False)
     """Replay one step.
 
     Operations run one after another. What they touch comes by page fault, during which they wait, unless a prefetch
-    has brought it; to make room the least recently used pages leave. Which pages move depends on the plan alone, not
-    on any rate, so that a faster machine never takes longer. Variables are on the device at the start as far as they
-    fit; tensors smaller than a page share pages that stay on the device.
+    has brought it; to make room the least recently used pages leave. Faults and copies do not slow each other. Which
+    pages move depends on the plan alone, not on any rate, so that a faster machine never takes longer. Variables are on
+    the device at the start as far as they fit; tensors smaller than a page share pages that stay on the device.
 
     Args:
         graph: the graph that was planned.
@@ -92,6 +92,7 @@ class _Replay:
         self._machine, self._plan = machine, plan
         self._named = graph.by_name()
         self._life = lifetimes(graph, plan.op_order)
+        self._touched = touched_bytes(graph, self._life)
         self._check_variables()
         workspaces = [op.workspace_bytes for op in (self._named[name] for name in self._life.order)]
         sizes = [storage.bytes for storage in self._life.storages]
@@ -174,7 +175,7 @@ class _Replay:
         for number, storage in enumerate(self._life.storages):
             if storage.made < 0 and self._pages[number]:
                 if self._pages[number] <= self._pager.free:
-                    self._links.fill(self._pager.make(number), 0.0)
+                    self._links.take(self._pager.make(number).taken, 0.0)
                 else:
                     self._pager.start_on_host(number)
         self._check_room("the start")
@@ -191,11 +192,7 @@ class _Replay:
 
     def _move_out(self, copy):
         number, name = copy
-        moved = self._pager.move_out(number)
-        self._out += moved.left
-        start, seconds = self._links.send(moved.left, self._now)
-        self._note("copy out", name, start, seconds)
-        self._check_room(name)
+        self._make_room(self._pager.move_out(number), name)
 
     def _bring(self, copy):
         number, name = copy
@@ -203,13 +200,18 @@ class _Replay:
             return
         moved = self._pager.bring(number)
         self._in += moved.came
-        self._out += moved.left
-        there = self._links.fill(moved, self._now)
+        there = self._make_room(moved, name)
         if moved.came:
             start, seconds = self._links.receive(moved.came, there)
             self._arrival[number] = start + seconds
             self._note("copy in", name, start, seconds)
+
+    def _make_room(self, moved: Moved, name: str) -> float:
+        """Send what leaves the device and fill what is filled; returns when there is room for all of it."""
+        self._out += moved.left
+        self._note("copy out", name, *self._links.send(moved.left, self._now))
         self._check_room(name)
+        return self._links.take(moved.taken, self._now)
 
     def _run_op(self, position, name):
         machine, begin = self._machine, self._now
@@ -220,17 +222,14 @@ class _Replay:
                 continue
             new = number >= self._first_workspace or self._life.storages[number].made == position
             moved = self._pager.make(number) if new else self._pager.touch(number)
-            start = max(start, self._arrival.pop(number, start), self._links.fill(moved, begin))
+            start = max(start, self._arrival.pop(number, start), self._make_room(moved, name))
             came += moved.came
-            self._out += moved.left
-            self._check_room(name)
         self._drop(self._first_workspace + position)
         self._in += came
         self._faults += came
         op = self._named[name]
-        touched = sum(self._life.storages[number].bytes for number in used[:-1]) + op.workspace_bytes
-        fault, compute = came * machine.page_bytes / machine.on_demand_rate, machine.seconds(op, touched)
-        self._links.receive(came, start)
+        fault = came * machine.page_bytes / machine.on_demand_rate
+        compute = machine.seconds(op, self._touched[position])
         stall = start - begin + fault
         self._now = begin + stall + compute
         self._computed += compute
@@ -297,16 +296,15 @@ class _Links:
         """Pages became free because nobody needs them any more."""
         self._usable += pages
 
-    def fill(self, moved: Moved, now: float) -> float:
-        """Send what leaves, take what is filled; returns when the last page to be filled is free."""
-        self.send(moved.left, now)
-        at_once = min(self._usable, moved.taken)
+    def take(self, pages: int, now: float) -> float:
+        """Fill free pages; returns when the last of them is free."""
+        at_once = min(self._usable, pages)
         self._usable -= at_once
-        missing, ready = moved.taken - at_once, now
+        missing, ready = pages - at_once, now
         while missing:
-            when, pages = self._leaving.popleft()
+            when, leaving = self._leaving.popleft()
             ready = max(ready, when)
-            if pages > missing:
-                self._leaving.appendleft((when, pages - missing))
-            missing -= min(pages, missing)
+            if leaving > missing:
+                self._leaving.appendleft((when, leaving - missing))
+            missing -= min(leaving, missing)
         return ready

@@ -65,7 +65,8 @@ def verify(plan: Plan, metadata: tf.RunMetadata) -> VerifyReport:
 
     On the graph after Grappler: every operation of a group has all of the group before among its ancestors. On the
     recorded times: no operation starts before the last of the group before has ended; each prefetch and eviction starts
-    after the group before its own has ended, and before the group after its own starts.
+    after the group before its own has ended, and before the group after its own starts. TensorFlow records the system's
+    time, so that a clock that is set during the run shows as a violation of times, though not of edges.
 
     Raises:
         PlanError: the metadata hold no partition graphs or no times.
@@ -171,7 +172,7 @@ def _spans(members, times) -> List[Interval]:
     for names in members:
         ran = [times[name] for name in names if name in times]
         first = min((interval.start for interval in ran), default=last)
-        last = max([interval.end for interval in ran] + [last])
+        last = max((interval.end for interval in ran), default=last)
         spans.append(Interval(first, last))
     return spans
 

@@ -61,26 +61,25 @@ def heatmap(config, checkpoint, output, records, lists, classes=None, threshold=
     from whole_slide_cnn.training.communicator import SingleCommunicator
     from whole_slide_cnn.training.slides import SlideSource
 
-    drawn = _indices(classes, config.data.classes)
-    if not 0 < threshold < 1:
-        raise WholeSlideError("--threshold must be above 0 and below 1, not {}".format(threshold))
-    if masks is not None and not os.path.isdir(masks):
-        raise WholeSlideError("there is no folder {} of masks".format(masks))
     group = SingleCommunicator() if group is None else group
     network = setup.make_network(config)
     with group.after_first():
+        drawn = _indices(classes, config.data.classes)
+        if not 0 < threshold < 1:
+            raise WholeSlideError("--threshold must be above 0 and below 1, not {}".format(threshold))
+        if masks is not None and not os.path.isdir(masks):
+            raise WholeSlideError("there is no folder {} of masks".format(masks))
         weights, progress = setup.trained_weights(network, checkpoint)
         make_folder(output)
-    config = group.broadcast(setup.settle(config, training=False) if group.rank == 0 else None)
+    settled = setup.settle(config, training=False, processes=group.local_size) if group.rank == 0 else None
+    config = group.broadcast(settled)
     settings = make_settings(config, network, checkpoint, progress, drawn, threshold)
     source = SlideSource(records, config.data)
     extra = extra_memory(config, network)
     try:
-        with setup.make_engine(
-            config, network, report=group.say, extra_memory=extra, processes=group.local_size
-        ) as engine:
+        with setup.make_engine(config, network, report=group.say, extra_memory=extra, group=group) as engine:
             if group.rank == 0:
-                write_provenance(output, config, lists, checkpoint=checkpoint)
+                write_provenance(output, config, lists, checkpoint=checkpoint, processes=group.size)
             engine.load_state(weights)
             mine = source.records[group.rank :: group.size]
             parts = group.allgather((draw_slides(engine, source, mine, output, settings, masks), source.failed))
@@ -146,7 +145,7 @@ def draw_scored(engine, source, records, output, config, checkpoint, progress, g
 
     before = set(source.failed)
     if group.rank == 0:
-        write_provenance(output, config, {"test": config.data.test}, checkpoint=checkpoint)
+        write_provenance(output, config, {"test": config.data.test}, checkpoint=checkpoint, processes=group.size)
     settings = make_settings(config, engine.network, checkpoint, progress)
     draw_slides(engine, source, records, output, settings)
     undrawn = {name: reason for name, reason in source.failed.items() if name not in before}

@@ -82,13 +82,13 @@ def write_provenance(folder, config, manifests=None, name="provenance.json", che
     return path
 
 
-def write_resumption(folder, config, updates, name="provenance.json") -> str:
+def write_resumption(folder, config, updates, name="provenance.json", processes=1) -> str:
     """Add to the provenance of a run that it goes on, with what and after how many updates; returns the file's path.
 
     Where the file is lost, it is written anew.
     """
     path = os.path.join(folder, name)
-    now = provenance(config)
+    now = provenance(config, processes=processes)
     try:
         with open(path, encoding="utf-8") as stream:
             begun = dict(json.load(stream))

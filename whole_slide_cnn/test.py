@@ -57,11 +57,10 @@ def test(config, checkpoint=None, split="test", group=None):
         weights, progress = setup.trained_weights(network, checkpoint)
         if maps is not None:
             make_folder(maps)  # what cannot be written is said before hours of work
-    config = group.broadcast(setup.settle(config, training=False) if group.rank == 0 else None)
+    settled = setup.settle(config, training=False, processes=group.local_size) if group.rank == 0 else None
+    config = group.broadcast(settled)
     extra_memory = () if maps is None else heatmap.extra_memory(config, network)
-    with setup.make_engine(
-        config, network, report=group.say, extra_memory=extra_memory, processes=group.local_size
-    ) as engine:
+    with setup.make_engine(config, network, report=group.say, extra_memory=extra_memory, group=group) as engine:
         engine.load_state(weights)
         mine = source.records[group.rank :: group.size]
         parts = group.allgather(score_slides(engine, source, mine, group.rank == 0) + (source.failed,))
@@ -92,7 +91,7 @@ def _write_scores(config, split, checkpoint, source, parts, failed):
         _write_times(config.outputs.test_times, scored, {slide: s for part in parts for slide, s in part[1].items()})
     folder = os.path.join(config.result_dir, split)
     paths = {record.slide_id: source.path(record) for record in source.records if record.slide_id not in failed}
-    report, cases = write_results(folder, config, split, checkpoint, scored, paths, failed)
+    report, cases = write_results(folder, config, split, checkpoint, scored, paths, failed, len(parts))
     print(report.to_text())
     print(cases.to_text())
     print("scores, figures and {}: {}".format(SUMMARY, folder))
@@ -108,7 +107,7 @@ def _write_times(path, scored, seconds):
     times.write()
 
 
-def write_results(folder, config, split, checkpoint, scored, paths, failed):
+def write_results(folder, config, split, checkpoint, scored, paths, failed, processes=1):
     """Write everything that follows from the scores of slides.
 
     Args:
@@ -118,6 +117,7 @@ def write_results(folder, config, split, checkpoint, scored, paths, failed):
         scored: :class:`~whole_slide_cnn.evaluation.scores.SlideScore` of every slide that could be read.
         paths: slide file by slide name.
         failed: slides that could not be read, with the reason.
+        processes: how many scored them together.
 
     Returns:
         The reports on slides and on cases.
@@ -151,7 +151,8 @@ def write_results(folder, config, split, checkpoint, scored, paths, failed):
     curves = next(filter(os.path.isfile, curves), None)
     if curves is not None:
         figures.append(("Learning curves", os.path.relpath(curves, folder).replace(os.sep, "/")))
-    with open(write_provenance(folder, config, checkpoint=checkpoint), encoding="utf-8") as stream:
+    path = write_provenance(folder, config, checkpoint=checkpoint, processes=processes)
+    with open(path, encoding="utf-8") as stream:
         origin = json.load(stream)
     title = "Scores of the {} list, {}".format(split, os.path.basename(config.result_dir))
     page = summary_markdown(title, report, case_report, figures, failed, origin)

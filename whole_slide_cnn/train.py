@@ -47,19 +47,18 @@ def train(config, resume=False, overwrite=False, group=None):
     group = SingleCommunicator() if group is None else group
     with group.after_first():
         sources = setup.open_splits(config, "train")
+        prepare, extra_memory = setup.make_augmentation(config)
     network, folder = setup.make_network(config), config.result_dir
     begun = None
     if group.rank == 0:
-        begun = _begin(config, network, resume, overwrite, group.size)
+        begun = _begin(config, network, resume, overwrite, group)
     config, state, resumed = group.broadcast(begun)
     del begun
     optimiser = setup.make_optimiser(config)
-    prepare, extra_memory = setup.make_augmentation(config)
-    engine = setup.make_engine(config, network, optimiser, group.say, state, extra_memory, group.local_size)
+    engine = setup.make_engine(config, network, optimiser, group.say, state, extra_memory, group)
     del state  # as large as the model and its optimiser
     with engine:
         try:
-            setup.share_state(engine, group)
             trainer = Trainer(
                 config, engine, optimiser, sources["train"], sources.get("val"), resumed, group, prepare=prepare
             )
@@ -72,7 +71,7 @@ def train(config, resume=False, overwrite=False, group=None):
     group.say("best checkpoint: {}".format(os.path.join(folder, run_folder.BEST)))
 
 
-def _begin(config, network, resume, overwrite, processes):
+def _begin(config, network, resume, overwrite, group):
     """Ready the result folder: the settled configuration, and the state and progress to go on from, or None twice."""
     from whole_slide_cnn.provenance import write_provenance, write_resumption
     from whole_slide_cnn.training import run_folder, setup
@@ -80,19 +79,19 @@ def _begin(config, network, resume, overwrite, processes):
     folder = config.result_dir
     if resume:
         config = run_folder.with_engine_of_run(config, network)
-    config = setup.settle(config, training=True)
-    state, resumed = run_folder.begin(config, network, resume, overwrite, processes) or (None, None)
+    config = setup.settle(config, training=True, processes=group.local_size)
+    state, resumed = run_folder.begin(config, network, resume, overwrite, group.size) or (None, None)
     for path in (os.path.join(folder, "config.yaml"), config.outputs.config):
         if path is not None:
             write_text(path, resolved_yaml(config))
-    if processes > 1:
-        print("{} processes train together".format(processes))
+    if group.size > 1:
+        print("{} processes train together".format(group.size))
     if resumed is None:
-        write_provenance(folder, config, processes=processes)
+        write_provenance(folder, config, processes=group.size)
         if resume:
             print("no checkpoint in {} yet: starting from the beginning".format(folder))
     else:
-        write_resumption(folder, config, resumed.progress.updates)
+        write_resumption(folder, config, resumed.progress.updates, processes=group.size)
         print("going on after {} updates".format(resumed.progress.updates))
     return config, state, resumed
 

@@ -57,8 +57,9 @@ def test_two_processes_equal_one_that_averages(together, launch, slide_set, tmp_
     assert set(two) == set(one)
     for name in one:
         assert np.linalg.norm(two[name] - one[name]) <= 1e-5 * np.linalg.norm(one[name]), name
-    with open(str(folder / "provenance.json"), encoding="utf-8") as stream:
-        assert json.load(stream)["processes"] == 2
+    for part in ("", "test", "maps"):
+        with open(str(folder / part / "provenance.json"), encoding="utf-8") as stream:
+            assert json.load(stream)["processes"] == 2
     rows = []
     for log in (folder / "log.csv", tmp_path / "log.csv"):
         with open(str(log), encoding="utf-8", newline="") as stream:
@@ -90,6 +91,14 @@ def test_a_mistake_is_told_once(mpirun, slide_set, tmp_path, module):
     assert code == 2
     assert errors.count("error: ") == 1 and "nowhere.csv" in first_line(errors, "error: process 0: ")
     assert not os.listdir(str(tmp_path))
+
+
+def test_a_mistake_in_the_command_line_is_told_once(mpirun, together, slide_set, tmp_path):
+    folder, _, _ = together
+    options = ("--output", tmp_path, "--threshold", "2")
+    code, _, errors = mpirun(*arguments("heatmap", slide_set, folder), *options)
+    assert code == 2
+    assert errors.count("error: ") == 1 and "--threshold must be " in first_line(errors, "error: process 0: ")
 
 
 @pytest.mark.slow

@@ -67,9 +67,9 @@ def test_a_run_that_goes_on_keeps_its_origin(config, tmp_path):
 def test_a_lost_origin_is_written_anew(config, tmp_path, content):
     if content is not None:
         (tmp_path / "provenance.json").write_text(content, encoding="utf-8")
-    with open(write_resumption(str(tmp_path), config, 5), encoding="utf-8") as stream:
+    with open(write_resumption(str(tmp_path), config, 5, processes=3), encoding="utf-8") as stream:
         record = json.load(stream)
-    assert record["seed"] == 7 and record["resumed"][0]["updates"] == 5
+    assert (record["seed"], record["processes"]) == (7, 3) and record["resumed"][0]["updates"] == 5
 
 
 def _time(text):

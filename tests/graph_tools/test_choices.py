@@ -1,5 +1,6 @@
 from dataclasses import replace
 from itertools import product
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -15,9 +16,9 @@ from graph_tools.integer import choose_by_program, has_solver
 from graph_tools.machine import Machine
 from graph_tools.opgraph import Op, OpGraph, Output, TensorRef, stable_order
 from graph_tools.order import peak_bytes
-from graph_tools.plan import Plan
+from graph_tools.plan import Plan, Recompute
 from graph_tools.planner import make_plan, unplanned
-from graph_tools.recompute import with_recomputes
+from graph_tools.recompute import copy_name, with_recomputes
 from graph_tools.serial import from_json, to_json
 from graph_tools.simulate import simulate
 
@@ -117,8 +118,6 @@ def test_recomputation_reads_only_what_is_there_and_frees_the_tensor(graph, limi
 
 
 def recompute_of(item):
-    from graph_tools.plan import Recompute
-
     return Recompute(item.tensor, item.bytes, item.ops, item.readers)
 
 
@@ -150,6 +149,7 @@ def test_any_plan_computes_what_the_graph_computes(graph, limit, device, choice)
     assert from_json(Plan, to_json(plan)) == plan
     memory = PlainMemory(changed, plan.op_order)
     assert plan.peak_bytes == peak_bytes(changed, plan.op_order)
+    assert_dropped(plan, memory)
     for copy in plan.evictions:
         home, start = memory.home[copy.tensor], 0
         for number, group in enumerate(plan.groups):
@@ -159,6 +159,41 @@ def test_any_plan_computes_what_the_graph_computes(graph, limit, device, choice)
                 assert home not in touched
             elif number in (copy.during - 1, copy.needed_by):
                 assert home in touched
+
+
+def assert_dropped(plan, memory):
+    """What is computed again is touched by nothing once its copy begins."""
+    for number, item in enumerate(plan.recomputes):
+        home, begin = memory.home[item.tensor], memory.order.index(copy_name(item.ops[0], number))
+        assert max(p for p, touched in enumerate(memory.touched) if home in touched) < begin
+
+
+@pytest.mark.parametrize("choice", ["greedy", "best"])
+def test_recomputed_tensors_are_dropped_even_where_others_are_made_from_them(choice):
+    graph = net(12, flops=1)
+    plan = make_plan(graph, 120, choice=choice, machine=MACHINE)
+    assert plan.recomputes
+    memory = PlainMemory(with_recomputes(graph, plan.recomputes), plan.op_order)
+    assert_dropped(plan, memory)
+    dropped = {memory.home[item.tensor] for item in plan.recomputes}
+    for name, touched in zip(memory.order, memory.touched):
+        assert "/recomputed_" not in name or not dropped & touched  # else it would have to be kept for that
+
+
+def test_a_chain_is_computed_again_from_its_own_copies():
+    def op(name, *inputs, size=40):
+        return Op(name, "Conv2D", tuple(TensorRef(other, 0) for other in inputs), (Output(size),))
+
+    image = Op("image", "Placeholder", (), (Output(40),), pure=False)
+    ops = (image, op("half", "image", size=20), op("full", "half"), op("next", "full"), op("wait", "next"))
+    graph = OpGraph(ops + (op("more", "wait"), op("use", "full", "more", "image")))
+    groups = group_ops(graph, stable_order(graph), 1)
+    (item,) = [i for i in find_candidates(graph, groups, MACHINE, 1) if i.tensor.op == "full"]
+    assert item.ops == ("half", "full") and item.readers == ("use",)
+    changed = with_recomputes(graph, (recompute_of(item),)).by_name()
+    assert changed["half/recomputed_0"].inputs == (TensorRef("image", 0),)
+    assert changed["full/recomputed_0"].inputs == (TensorRef("half/recomputed_0", 0),)
+    assert changed["use"].inputs[0] == TensorRef("full/recomputed_0", 0)
 
 
 def test_best_is_no_slower_than_any():
@@ -203,6 +238,15 @@ def test_host_too_small_is_refused_unless_recomputation_helps():
         problem = problem_of(net(5), replace(MACHINE, host_bytes=60))
         assert problem.host_bytes([KEEP] * len(problem.candidates)).max() > 60
         assert RECOMPUTE in choose_by_program(problem) and RECOMPUTE in choose_greedily(problem)
+
+
+@needs_solver
+def test_a_program_too_large_is_left_to_greed():
+    with mock.patch("graph_tools.integer._MOST_COEFFICIENTS", 10):
+        with pytest.raises(SolverError, match="coefficients takes too long; choose greedily"):
+            make_plan(net(9), 120, choice="integer", machine=MACHINE)
+        told = make_plan(net(9), 120, choice="best", machine=MACHINE).choice
+    assert "greedy" in told and "integer" not in told
 
 
 def test_arguments_that_contradict_each_other_are_refused():

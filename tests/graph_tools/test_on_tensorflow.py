@@ -9,6 +9,7 @@ from graph_tools.apply import EditReport, apply, session_config
 from graph_tools.errors import EditError, PlanError
 from graph_tools.extract import extract
 from graph_tools.machine import Machine
+from graph_tools.optypes import reads_variable
 from graph_tools.planner import make_plan
 from graph_tools.prefetch import Prefetch
 from graph_tools.verify import trace_options, verify
@@ -117,7 +118,10 @@ def test_a_graph_that_a_session_has_run_is_refused_and_unchanged():
             apply(net.graph, plan)
     assert net.graph.as_graph_def() == before
     assert apply(net.graph, plan).modified  # a new session sees the edited graph
-    found, metadata = run_steps(net, config=session_config(), options=trace_options())
+    net.graph.finalize()
+    with pytest.raises(EditError, match="the graph is finalized"):
+        apply(net.graph, plan)
+    _, metadata = run_steps(net, config=session_config(), options=trace_options())
     assert verify(plan, metadata).violations == ()
 
 
@@ -142,11 +146,17 @@ def test_variables_can_be_read_and_saved_without_running_the_step(tmp_path):
         net = conv_net(resource=resource)
         with net.graph.as_default():
             saver = tf.train.Saver(net.variables)
+        reads = [
+            op.outputs[0]
+            for op in net.graph.get_operations()
+            if len(op.inputs) and reads_variable(op.type, op.inputs[0].op.type) and not op.control_inputs
+        ]
+        assert len(reads) >= len(net.variables)
         apply_copies(net, plan_for(net)[1])
         with tf.Session(graph=net.graph, config=session_config()) as session:
             session.run([variable.initializer for variable in net.variables])
             saver.save(session, str(tmp_path / "weights"), write_meta_graph=False)  # feeds no image
-            assert np.isfinite(session.run(net.variables[0])).all()
+            assert all(np.isfinite(session.run(tensor)).all() for tensor in reads)
 
 
 def test_one_group_needs_no_edges():

@@ -132,6 +132,8 @@ def test_simulation_conserves_bytes_stays_in_memory_and_gains_from_faster_links(
     assert sum(e.seconds for e in result.events if e.track == "compute") == pytest.approx(result.compute_seconds)
     copied = sum(e.seconds for e in result.events if e.track == "copy in") * slow.copy_rate
     assert copied == pytest.approx(result.bytes_in - result.on_demand_bytes)
+    left = sum(e.seconds for e in result.events if e.track == "copy out") * slow.copy_rate
+    assert left == pytest.approx(result.bytes_out)
     for name in ("on_demand_rate", "copy_rate", "memory_rate", "float32_flops"):
         quick = simulate(graph, plan, replace(slow, **{name: getattr(slow, name) * faster}))
         assert quick.seconds <= result.seconds * (1 + 1e-9)

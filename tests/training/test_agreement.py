@@ -3,6 +3,7 @@
 import math
 import os
 import signal
+import threading
 
 import numpy as np
 import pytest
@@ -95,14 +96,15 @@ def numbered(canvas, position):
 
 @pytest.fixture
 def run(slide_set, tmp_path, monkeypatch):
-    """A function (folder, processes, *overrides, broken=(), ends_after={}, train=7, val=5) -> per process, what its
-    trainer returned or raised, its engine, its learning rate and its sources."""
+    """A function (folder, processes, *overrides, broken=(), ends_after={}, train=7, val=5, shared=False) -> per
+    process, what its trainer returned or raised, its engine, its learning rate and its sources. Only where the folder
+    is shared do the others see that of the first."""
     monkeypatch.setattr(os, "fsync", lambda handle: None)
     monkeypatch.setattr(loop, "save_weights", lambda *arguments: None)  # they are not those of the network
 
-    def start(folder, processes, *overrides, broken=(), ends_after=None, train=7, val=5):
+    def start(folder, processes, *overrides, broken=(), ends_after=None, train=7, val=5, shared=False):
         def process(group):
-            own = tmp_path / folder if group.rank == 0 else tmp_path / "of-nobody"
+            own = tmp_path / folder if shared or group.rank == 0 else tmp_path / "of-nobody"
             config = slide_set.config(own, *(SETTINGS + overrides))
             optimiser = Optimiser()
             engine = MeanEngine(optimiser, broken, (ends_after or {}).get(group.rank))
@@ -232,6 +234,34 @@ def test_a_signal_to_one_stops_all(run, tmp_path, monkeypatch, moment):
     assert len({len(engine.trained) for engine in engines}) == 1
     run("stopped", 2)
     assert checkpoint(tmp_path / "stopped" / "last.npz") == checkpoint(tmp_path / "whole" / "last.npz")
+
+
+@pytest.mark.parametrize("rank, kept", [(0, "the checkpoint after 3 updates"), (1, "the last checkpoint")])
+def test_a_loss_that_is_no_number_ends_all(run, monkeypatch, rank, kept):
+    """Only the first process knows which checkpoint there is."""
+    train_batch = MeanEngine.train_batch
+
+    def broken(self, canvases, labels):
+        found = train_batch(self, canvases, labels)
+        if int(self._state["optimiser/steps"]) == 5 and canvases[0].position % 2 == rank:
+            return [prediction._replace(loss=math.nan) for prediction in found]
+        return found
+
+    monkeypatch.setattr(MeanEngine, "train_batch", broken)
+    results, _ = run("run", 2, shared=True)
+    assert "is nan; {} is kept; lower".format(kept) in str(results[rank])
+    assert isinstance(results[1 - rank], threading.BrokenBarrierError)
+
+
+def test_only_the_first_process_reads_and_writes_times(run, tmp_path, monkeypatch):
+    settings = "train.checkpoint_every_updates=1", "outputs.train_times={}".format(tmp_path / "times.csv")
+    run("run", 2, *settings, ends_after={0: 3})
+    paths, record = [], loop.TimeRecord
+    monkeypatch.setattr(loop, "TimeRecord", lambda path, *others: paths.append(path) or record(path, *others))
+    run("run", 2, *settings)
+    assert sorted(paths, key=str) == [str(tmp_path / "times.csv"), None]
+    with open(str(tmp_path / "times.csv"), encoding="utf-8") as stream:
+        assert [line.split(",")[0] for line in stream] == ["update"] + [str(update) for update in range(1, 13)]
 
 
 def test_a_run_goes_on_with_as_many_processes_as_it_began_with(run):

@@ -58,6 +58,24 @@ def test_one_that_fails_ends_all(mpirun, kind, expected, said):
     assert said in errors and "is done" not in output
 
 
+def test_one_that_fails_ends_all_even_where_it_cannot_say_so(monkeypatch):
+    class Group(SingleCommunicator):
+        size = 2
+
+        def abort(self, code):
+            codes.append(code)
+
+    class Closed:
+        def write(self, text):
+            raise BrokenPipeError
+
+    codes = []
+    monkeypatch.setattr(sys, "stderr", Closed())
+    with pytest.raises(WholeSlideError, match="slide 7"), Group():
+        raise WholeSlideError("slide 7 is on fire")
+    assert codes == [2]
+
+
 def test_alone():
     group = SingleCommunicator()
     array = np.arange(3.0)
@@ -188,6 +206,7 @@ def horovod(monkeypatch):
     package.tensorflow = stand_in
     monkeypatch.setitem(sys.modules, "horovod", package)
     monkeypatch.setitem(sys.modules, "horovod.tensorflow", stand_in)
+    monkeypatch.setenv("HOROVOD_STALL_CHECK_TIME_SECONDS", "60")
     return asked
 
 
@@ -199,8 +218,28 @@ def test_the_calls_of_horovod(horovod):
             means = group.allreduce_mean([np.full((2, 3), 3, dtype), np.asarray(5, dtype)])
             assert [(mean.dtype, mean.shape) for mean in means] == [(dtype, (2, 3)), (dtype, ())]
             assert (means[0] == 1.5).all() and means[1] == 2.5
+    wide, narrow, empty = group.allreduce_mean([np.arange(4.0), np.arange(3, dtype=np.float32), np.zeros((0, 2))])
+    assert (wide.dtype, narrow.dtype, empty.shape) == (np.float64, np.float32, (0, 2))
+    np.testing.assert_array_equal(wide, np.arange(4) / 2)
+    np.testing.assert_array_equal(narrow, np.arange(3) / 2)
     assert group.broadcast({"a": 1}) == {"a": 1} and group.allgather("mine") == ["mine", "mine"]
     group.barrier()
-    # built once, under names that no two share
+    # built once, under names that no two share; one reduction for each type, which Horovod cannot cut in another way
     objects = ["broadcast_length", "broadcast_bytes", "gather_length", "gather_bytes"]
-    assert horovod == objects + ["mean_0_0", "mean_0_1", "mean_1_0", "mean_1_1"]
+    assert horovod == objects + ["mean_float32_7", "mean_float64_7", "mean_float32_3", "mean_float64_4"]
+
+
+def test_horovod_opens_no_session_before_a_gpu_is_chosen(horovod, monkeypatch):
+    """TensorFlow's first one looks for GPUs, and none that is hidden afterwards stays hidden."""
+    import tensorflow.compat.v1 as tf
+
+    class Opened(Exception):
+        pass
+
+    def session(*arguments, **options):
+        raise Opened
+
+    monkeypatch.setattr(tf, "Session", session)
+    group = HorovodCommunicator()
+    with pytest.raises(Opened):
+        group.barrier()

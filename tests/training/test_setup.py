@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from fakes import Threads
 
 from whole_slide_cnn.engines.memory import engine_memory
-from whole_slide_cnn.errors import ManifestError, WeightsError
+from whole_slide_cnn.errors import ManifestError, MemoryBudgetError, WeightsError
 from whole_slide_cnn.models.network import Network
 from whole_slide_cnn.models.weights import save_weights
 from whole_slide_cnn.training import setup
@@ -38,6 +39,37 @@ def test_auto_leaves_half_of_the_free_memory(slide_set, tmp_path, monkeypatch, g
     monkeypatch.setattr(setup, "has_gpu", lambda: gpu)
     monkeypatch.setattr(setup, "free_host_memory", lambda: int(free * direct_bytes(True)))
     assert settled(slide_set.config(tmp_path, "engine=auto"))[0].engine == expected
+
+
+@pytest.mark.parametrize("free, expected", [(6.1, "direct"), (5.9, "streaming")])
+def test_auto_shares_the_free_memory_among_processes(slide_set, tmp_path, monkeypatch, free, expected):
+    monkeypatch.setattr(setup, "has_gpu", lambda: False)
+    monkeypatch.setattr(setup, "free_host_memory", lambda: int(free * direct_bytes(True)))
+    config = slide_set.config(tmp_path, "engine=auto")
+    assert setup.settle(config, True, lambda text: None, processes=3).engine == expected
+
+
+def test_several_processes_begin_with_the_weights_of_the_first(slide_set, tmp_path):
+    """The others may not even have the file."""
+    weights = {name: np.float32(value + 1) for name, value in NETWORK.initial_weights(3).items()}
+    save_weights(str(tmp_path / "0.h5"), NETWORK, weights)
+
+    def begin(group):
+        config = slide_set.config(tmp_path, "model.weights={}.h5".format(tmp_path / str(group.rank)))
+        with setup.make_engine(config, NETWORK, setup.make_optimiser(config), group.say, group=group) as engine:
+            return engine.weights()
+
+    for found in Threads(2).run(begin):
+        for name in weights:
+            np.testing.assert_array_equal(found[name], weights[name], name)
+
+
+def test_one_of_several_processes_refuses_what_cannot_fit(slide_set, tmp_path):
+    def begin(group):
+        config = slide_set.config(tmp_path, "memory_gb=1.0e-6")
+        setup.make_engine(config, NETWORK, setup.make_optimiser(config), group.say, group=group)
+
+    assert [isinstance(error, MemoryBudgetError) for error in Threads(2).run(begin)] == [True, False]
 
 
 def test_auto_is_streaming_where_memory_is_unknown(slide_set, tmp_path, monkeypatch):

@@ -24,6 +24,7 @@ _HOROVODRUN = "HOROVOD_SIZE"
 _SIZE_VARIABLES = (_HOROVODRUN, "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 
 _EXIT_FAILURE = 1
+_STALL_SECONDS = "3600"
 _GPU_FOLDER = "/proc/driver/nvidia/gpus"
 
 
@@ -47,7 +48,8 @@ class Communicator(abc.ABC):
 
     @abc.abstractmethod
     def allreduce_mean(self, arrays: Sequence[np.ndarray]) -> List[np.ndarray]:
-        """The means over all processes of arrays of floating-point numbers, the same bits in each of them.
+        """The means over all processes of arrays of float32 or float64, the same bits in each of them and whenever
+        they are computed.
 
         Types and shapes must be the same in all processes; they stay as they are.
         """
@@ -77,7 +79,10 @@ class Communicator(abc.ABC):
             return
         code = 0 if error is None else _exit_code(error)
         if code and self.size > 1:
-            _report(error, self.rank)
+            with contextlib.suppress(Exception):  # where it cannot be said, the others shall not wait for ever either
+                _report(error, self.rank)
+                sys.stdout.flush()
+                sys.stderr.flush()
             self.abort(code)
 
     @contextlib.contextmanager
@@ -151,27 +156,27 @@ class MpiCommunicator(Communicator):
         self._world.Barrier()
 
     def abort(self, code):
-        sys.stdout.flush()
-        sys.stderr.flush()
         self._world.Abort(code)
 
 
 class HorovodCommunicator(Communicator):
     """Processes of ``horovodrun`` or of an MPI launcher, by Horovod.
 
-    Arrays and objects travel through small graphs of their own, on the CPU: the engines' graphs stay what they are.
+    Arrays and objects travel through a small graph of their own, on the CPU: the engines' graphs stay what they are.
     """
 
     def __init__(self):
         import horovod.tensorflow as hvd
         import tensorflow.compat.v1 as tf
 
+        # It warns of a process that waits for another one for a minute, which a slide may well take.
+        os.environ.setdefault("HOROVOD_STALL_CHECK_TIME_SECONDS", _STALL_SECONDS)
         hvd.init()
         self._hvd, self._tf = hvd, tf
         self.rank, self.size = hvd.rank(), hvd.size()
         self.local_rank, self.local_size = hvd.local_rank(), hvd.local_size()
-        self._reductions = {}
-        with tf.Graph().as_default() as graph:
+        self._reductions, self._session = {}, None
+        with tf.Graph().as_default() as self._graph:
             # Fed, not constants as in Horovod's own functions for objects: TensorFlow would evaluate a constant's
             # broadcast while it optimises the graph, and again when it runs it, and only where the constant is: the
             # processes would wait for each other for ever.
@@ -184,37 +189,41 @@ class HorovodCommunicator(Communicator):
                 hvd.allgather(x, name="gather_" + name)
                 for name, x in (("length", self._length), ("bytes", self._bytes))
             ]
-        self._objects = self._session(graph)
 
     def allreduce_mean(self, arrays):
         arrays = [np.asarray(array) for array in arrays]
-        inputs, means, session = self._reduction(tuple((array.dtype.str, array.shape) for array in arrays))
-        return list(session.run(means, dict(zip(inputs, arrays))))
+        means: List[Any] = [None] * len(arrays)
+        # Joined into one: Horovod would join them itself, those that happen to be ready at the same time, and how many
+        # MPI libraries order a sum depends on where in a message a number is. Resumed runs would go astray (law 5).
+        for dtype in sorted({array.dtype.name for array in arrays}):
+            places = [place for place, array in enumerate(arrays) if array.dtype.name == dtype]
+            joined = np.concatenate([arrays[place].reshape(-1) for place in places])
+            entry, mean = self._reduction(dtype, len(joined))
+            ends = np.cumsum([arrays[place].size for place in places])
+            for place, part in zip(places, np.split(self._run(mean, {entry: joined}), ends[:-1])):
+                means[place] = part.reshape(arrays[place].shape)
+        return means
 
-    def _reduction(self, signature):
-        """Inputs, means and the session for arrays of given types and shapes; the same few come again at every step."""
-        if signature not in self._reductions:
-            tf, number = self._tf, len(self._reductions)
-            with tf.Graph().as_default() as graph:
-                inputs = [tf.placeholder(np.dtype(dtype), shape) for dtype, shape in signature]
-                means = [
-                    self._hvd.allreduce(x, name="mean_{}_{}".format(number, i), op=self._hvd.Average)
-                    for i, x in enumerate(inputs)
-                ]
-            self._reductions[signature] = inputs, means, self._session(graph)
-        return self._reductions[signature]
+    def _reduction(self, dtype: str, length: int):
+        """The input and the mean for an array; the same few types and lengths come again at every step."""
+        if (dtype, length) not in self._reductions:
+            with self._graph.as_default():
+                entry = self._tf.placeholder(np.dtype(dtype), [length])
+                mean = self._hvd.allreduce(entry, name="mean_{}_{}".format(dtype, length), op=self._hvd.Average)
+            self._reductions[dtype, length] = entry, mean
+        return self._reductions[dtype, length]
 
     def broadcast(self, value):
         mine = _packed(value if self.rank == 0 else None)
-        (length,) = self._objects.run(self._broadcasts[0], {self._length: [len(mine)]})
+        (length,) = self._run(self._broadcasts[0], {self._length: [len(mine)]})
         if self.rank:
             mine = np.zeros(length, np.uint8)
-        return pickle.loads(self._objects.run(self._broadcasts[1], {self._bytes: mine}).tobytes())
+        return pickle.loads(self._run(self._broadcasts[1], {self._bytes: mine}).tobytes())
 
     def allgather(self, value):
         mine = _packed(value)
-        lengths = self._objects.run(self._gathers[0], {self._length: [len(mine)]})
-        joined = self._objects.run(self._gathers[1], {self._bytes: mine})
+        lengths = self._run(self._gathers[0], {self._length: [len(mine)]})
+        joined = self._run(self._gathers[1], {self._bytes: mine})
         return [pickle.loads(part.tobytes()) for part in np.split(joined, np.cumsum(lengths)[:-1])]
 
     def barrier(self):
@@ -222,12 +231,15 @@ class HorovodCommunicator(Communicator):
 
     def abort(self, code):
         # Horovod has no abort; its launchers end all processes when one ends without a farewell.
-        sys.stdout.flush()
-        sys.stderr.flush()
         os._exit(code)
 
-    def _session(self, graph):
-        return self._tf.Session(graph=graph, config=self._tf.ConfigProto(device_count={"GPU": 0}))
+    def _run(self, fetch, feed):
+        # Not opened before it is needed: TensorFlow looks for GPUs when it opens its first session, one without any
+        # included, and what it has found cannot be changed (see use_own_gpu).
+        if self._session is None:
+            config = self._tf.ConfigProto(device_count={"GPU": 0})
+            self._session = self._tf.Session(graph=self._graph, config=config)
+        return self._session.run(fetch, feed)
 
 
 def _packed(value: Any) -> np.ndarray:

@@ -98,14 +98,15 @@ class Trainer:
         self._rules = schedule.make_rules(config.train, self._group.size)
         if resumed is None:
             self._progress = Progress(schedule.first_state(self._rules), positions=(0,) * self._group.size)
-            self._origin = run_folder.origin(config, self._group.size)
+            self._origin = run_folder.origin(config, self._group.size) if self._leads else {}
         else:
             self._progress, self._origin = resumed.progress, resumed.origin
             for name, source in self._sources():
                 source.failed.update(resumed.failed.get(name, {}))
         self._saved, self._saved_at = self._progress, time.monotonic()
         self._stop: Optional[int] = None
-        self._times = TimeRecord(config.outputs.train_times, UPDATE_COLUMNS, self._progress.updates)
+        times = config.outputs.train_times if self._leads else None
+        self._times = TimeRecord(times, UPDATE_COLUMNS, self._progress.updates)
 
     def run(self) -> List[Dict]:
         """Train to the end of the last epoch; returns the rows of the log.
@@ -341,6 +342,8 @@ class Trainer:
         """The part of a sentence that says which checkpoint is left."""
         if not os.path.exists(self._path(LAST)):
             return ""
+        if not self._leads:  # only process 0 knows of when it is
+            return "the last checkpoint is kept; "
         return "the checkpoint after {} updates is kept; ".format(self._saved.updates)
 
     def _catch_up(self):

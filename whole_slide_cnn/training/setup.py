@@ -20,7 +20,7 @@ from whole_slide_cnn.models.weights import Weights, load_weights
 from whole_slide_cnn.slides.canvas import Canvas
 from whole_slide_cnn.slides.manifest import check_disjoint, load_manifest
 from whole_slide_cnn.training.checkpoint import load_checkpoint
-from whole_slide_cnn.training.communicator import Communicator
+from whole_slide_cnn.training.communicator import Communicator, SingleCommunicator
 from whole_slide_cnn.training.optimisers import Adam
 from whole_slide_cnn.training.run_folder import BEST
 from whole_slide_cnn.training.slides import Prepare, SlideSource
@@ -43,18 +43,21 @@ def make_optimiser(config: TrainConfig) -> Adam:
     return Adam(train.learning_rate, train.beta1, train.beta2, train.epsilon, decay)
 
 
-def settle(config: TrainConfig, training: bool, report=print) -> TrainConfig:
+def settle(config: TrainConfig, training: bool, report=print, processes: int = 1) -> TrainConfig:
     """The configuration with what it leaves to the machine decided, which is what a run records.
 
     Engine ``auto`` becomes ``direct`` where that fits into ``memory_gb``, or into half of the host memory that is free,
     and ``streaming`` otherwise; on a GPU, whose memory is not known before it is used, ``direct`` only by
     ``memory_gb``. The type bfloat16 becomes float32 on a GPU with TensorFlow 1, which has no GPU operations for it.
+
+    Args:
+        processes: how many on this machine share its memory.
     """
     if config.model.compute == "bfloat16" and has_gpu() and tf.__version__.startswith("1."):
         report("compute float32 instead of bfloat16, which TensorFlow 1 cannot compute on a GPU")
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, compute="float32"))
     if config.engine == "auto":
-        engine = "direct" if _direct_fits(config, training) else "streaming"
+        engine = "direct" if _direct_fits(config, training, processes) else "streaming"
         report("engine auto: {}".format(engine))
         config = dataclasses.replace(config, engine=engine)
     return config
@@ -69,13 +72,13 @@ def _engine_options(config: TrainConfig) -> Dict[str, Any]:
     return {}
 
 
-def _direct_fits(config: TrainConfig, training: bool) -> bool:
+def _direct_fits(config: TrainConfig, training: bool, processes: int) -> bool:
     network = make_network(config)
     if config.memory_gb is not None:
         available: Optional[float] = config.memory_gb * GB
     else:
         available = None if has_gpu() else free_host_memory()
-        available = None if available is None else _SHARE_OF_FREE_MEMORY * available
+        available = None if available is None else _SHARE_OF_FREE_MEMORY * available / processes
     if available is None:
         return False
     try:
@@ -92,7 +95,7 @@ def make_engine(
     report=print,
     state: Optional[Dict[str, np.ndarray]] = None,
     extra_memory: Sequence[Tuple[str, int]] = (),
-    processes: int = 1,
+    group: Optional[Communicator] = None,
 ) -> Engine:
     """The engine a configuration asks for (see :func:`settle`), with its weights' first values.
 
@@ -101,37 +104,40 @@ def make_engine(
     Args:
         state: of a checkpoint to go on from, instead of first values.
         extra_memory: bytes that the run needs beside the engine, by what they are for.
-        processes: how many on this machine make such an engine at the same time.
+        group: the processes that make such an engine together, all with the same state; None for one process.
 
     Raises:
         MemoryBudgetError: the run needs more memory than it may use.
         WeightsError: the file of initial weights cannot be used.
     """
-    config = settle(config, optimiser is not None, report)
+    group = SingleCommunicator() if group is None else group
+    config = settle(config, optimiser is not None, report, group.local_size)
     options = _engine_options(config)
     plan = engine_memory(
         config.engine, network, config.data.canvas, config.model.compute, optimiser is not None, **options
     )
     plan = dataclasses.replace(plan, parts=plan.parts + tuple(extra_memory))
     report(plan.sentence())
-    check_memory(plan, config.memory_gb, processes)
-    if state is None:
+    with group.after_first():
+        check_memory(plan, config.memory_gb, group.local_size)
+    if state is None and optimiser is None:
         state = network.initial_weights(config.seed)
-        if optimiser is not None and config.model.weights is not None:
-            loaded, summary = load_weights(config.model.weights, network)
-            report("weights from {}: {}".format(config.model.weights, summary))
-            state.update(loaded)
-        elif optimiser is not None:
-            report("weights: random, from seed {}".format(config.seed))
+    elif state is None:
+        state = group.broadcast(_first_weights(config, network, report) if group.rank == 0 else None)
     engine = ENGINES[config.engine](network, config.data.canvas, config.model.compute, optimiser, **options)
     engine.load_state(state)
     return engine
 
 
-def share_state(engine: Engine, group: Communicator):
-    """Give the engines of all processes the state of process 0's."""
-    if group.size > 1:
-        engine.load_state(group.broadcast(engine.state() if group.rank == 0 else None))
+def _first_weights(config: TrainConfig, network: Network, report) -> Weights:
+    """What a training begins with."""
+    weights = network.initial_weights(config.seed)
+    if config.model.weights is None:
+        report("weights: random, from seed {}".format(config.seed))
+        return weights
+    loaded, summary = load_weights(config.model.weights, network)
+    report("weights from {}: {}".format(config.model.weights, summary))
+    return dict(weights, **loaded)
 
 
 def make_augmentation(config: TrainConfig) -> Tuple[Optional[Prepare], Tuple[Tuple[str, int], ...]]:
