@@ -114,6 +114,8 @@ def choose_route(machine: Machine) -> Route:
     """The way to take on a machine: the shim, else TensorFlow's own managed memory, else none."""
     if not machine.gpu:
         return Route("none", "there is no GPU that can be used here, so there is no device memory to exceed")
+    if machine.device_total is None:
+        return Route("none", "{} cannot be used: {}".format(machine.gpu, machine.driver_error))
     if not (machine.managed and machine.concurrent):
         return Route(
             "none",

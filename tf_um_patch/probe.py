@@ -10,6 +10,7 @@ from typing import Dict
 
 from tf_um_patch import driver as cuda
 from tf_um_patch.errors import DriverError
+from tf_um_patch.shim import statistics
 
 PROBE_BYTES = 4 << 20  # two pages of managed memory
 LEAST_FREE = 16 * PROBE_BYTES  # on a fuller card nothing is allocated
@@ -23,17 +24,12 @@ def probe() -> Dict:
     ``total`` and ``free`` (bytes), ``managed`` and ``concurrent`` are of the first GPU, ``shim`` says whether the shim
     is in this process, and ``allocation`` how a small allocation fared: ``{"managed": bool, "touched": bool}``.
     """
-    facts = {"error": None, "devices": 0, "shim": shim_is_loaded(), "allocation": None}
+    facts = {"error": None, "devices": 0, "shim": statistics() is not None, "allocation": None}
     try:
         _ask(cuda.Driver(), facts)
     except DriverError as error:
         facts["error"] = str(error)
     return facts
-
-
-def shim_is_loaded() -> bool:
-    """Whether this process was started with the shim preloaded."""
-    return hasattr(ctypes.CDLL(None), "tfum_statistic")
 
 
 def _ask(driver: cuda.Driver, facts: Dict) -> None:
