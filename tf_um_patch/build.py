@@ -61,6 +61,11 @@ def build_shim() -> str:
         BuildError: there is no C compiler, it fails, or the cache cannot be written.
     """
     compiler = _compiler_or_raise("c", "the shim")
+    if re.search(r"[\s:]", cache_folder()):
+        raise BuildError(
+            "the dynamic linker takes no path with a space or a colon, as that of the cache {}: set {} to another "
+            "folder".format(cache_folder(), CACHE_VARIABLE)
+        )
     sources = _files("shim", ".c")
     exports = os.path.join(SOURCES, "shim", "exports.map")
     command = list(compiler.command) + _SHIM_FLAGS + ["-Wl,--version-script=" + exports]

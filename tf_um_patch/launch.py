@@ -9,14 +9,14 @@ from typing import Dict, Optional
 from tf_um_patch.build import build_shim
 from tf_um_patch.errors import BuildError, OptionError
 from tf_um_patch.machine import choose_route, examine
-from tf_um_patch.memory import available_host_memory, host_budget
+from tf_um_patch.memory import host_budget
 from tf_um_patch.options import check_environment, parse_size, settings
 
 # For the command: the fraction with which its TensorFlow sessions should be made where the shim cannot be.
 FRACTION_VARIABLE = "TF_UM_PATCH_MEMORY_FRACTION"
 
-# How the launchers of several processes on one host say how many there are.
-_LOCAL_SIZES = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MV2_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS")
+# How launchers tell a process that it is one of several.
+_RANKS = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MV2_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_NUM_TASKS")
 
 
 def main(arguments):
@@ -58,7 +58,7 @@ def _parser():
         help="host memory that counts as device memory, per process (default: nine tenths of what is available, "
         "divided by --processes; 0 on a GPU that others use)",
     )
-    parser.add_argument("--processes", metavar="N", help="processes on this host that share it (default: as MPI says)")
+    parser.add_argument("--processes", metavar="N", default="1", help="processes of the command that share it")
     parser.add_argument("--ceiling", metavar="SIZE", help="never allocate more (default: free device + host memory)")
     parser.add_argument("--threshold", metavar="SIZE", help="smaller allocations stay device memory (default: 2MiB)")
     parser.add_argument("--show", action="store_true", help="every process says that the shim is active in it")
@@ -100,6 +100,12 @@ def _host_memory(options) -> Optional[int]:
         return _size("--host-memory", options.host_memory)
     if "TFUM_HOST_BUDGET" in os.environ:
         return None
+    processes = _processes(options.processes)
+    if any(os.environ.get(name, "1") != "1" for name in _RANKS):
+        raise OptionError(
+            "this is one of several processes, which cannot tell each other's memory from that of others: give "
+            "--host-memory, or start them all by one python -m tf_um_patch run --processes N -- mpirun ..."
+        )
     machine = examine()
     if machine.gpu is None:
         print("warning: no GPU can be used here, so the shim has nothing to do", file=sys.stderr)
@@ -110,15 +116,13 @@ def _host_memory(options) -> Optional[int]:
             file=sys.stderr,
         )
         return 0
-    return host_budget(available_host_memory(), _processes(options.processes))
+    return host_budget(machine.host_available, processes)
 
 
-def _processes(text: Optional[str]) -> int:
-    values = [text] + [os.environ.get(name) for name in _LOCAL_SIZES] if text is None else [text]
-    (count, *_) = [value for value in values if value] + ["1"]
-    if not count.isdigit() or int(count) < 1:
-        raise OptionError("--processes {} cannot be used: give a whole number, 1 or more".format(count))
-    return int(count)
+def _processes(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise OptionError("--processes {} cannot be used: give a whole number, 1 or more".format(text))
+    return int(text)
 
 
 def _size(option: str, text: Optional[str]) -> Optional[int]:

@@ -36,7 +36,6 @@ class UmOps:
     available = True
 
     def __init__(self, tensorflow, library: str):
-        _check(library, built_for(tensorflow))
         self._ops = tensorflow.load_op_library(library)
         self._native = ctypes.CDLL(library)  # after TensorFlow, which sees only operations of what it loads itself
         self._native.tfum_counter_name.restype = ctypes.c_char_p
@@ -143,15 +142,25 @@ def load_ops(library: Optional[str] = None):
     """
     import tensorflow  # only here: importing this module must not start it
 
-    if library is None:
-        try:
-            library = build_operations(tensorflow)
-        except BuildError as error:
-            return NoUmOps(
-                "{}; until then tensors are not moved ahead of their use, and the GPU waits for each page".format(error)
-            )
+    if library is not None:
+        return _load(tensorflow, library)
+    try:
+        return _load(tensorflow, build_operations(tensorflow))
+    except BuildError as error:
+        return NoUmOps(
+            "{}; until then tensors are not moved ahead of their use, and the GPU waits for each page".format(error)
+        )
+
+
+def _load(tensorflow, library: str) -> UmOps:
     if library not in _LOADED:
-        _LOADED[library] = UmOps(tensorflow, library)
+        _check(library, built_for(tensorflow))
+        try:
+            _LOADED[library] = UmOps(tensorflow, library)
+        except (tensorflow.errors.OpError, OSError) as error:
+            raise BuildError(
+                "{} cannot be loaded ({}): delete it, and it is built anew".format(library, error)
+            ) from error
     return _LOADED[library]
 
 

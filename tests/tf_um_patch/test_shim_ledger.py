@@ -5,7 +5,7 @@ import os
 import subprocess
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tf_um_patch.build import SOURCES
@@ -127,6 +127,7 @@ def test_fits_never_overflows(library, ceiling, used, size):
 
 
 @settings(deadline=None)
+@example(size=0, threshold=0, works=True)
 @given(size=SIZES, threshold=SIZES, works=st.booleans())
 def test_place(library, size, threshold, works):
     options = Options(threshold=threshold)

@@ -181,6 +181,13 @@ def test_a_library_for_another_tensorflow_is_refused(operations, tmp_path):
         um.load_ops(str(path))
 
 
+def test_a_library_that_cannot_be_loaded_is_named(tmp_path):
+    path = tmp_path / "broken.so"
+    path.write_bytes(b"tfum operations for " + built_for(tensorflow).encode() + b"\0")
+    with pytest.raises(BuildError, match="broken.so cannot be loaded .*: delete it, and it is built anew"):
+        um.load_ops(str(path))
+
+
 @pytest.mark.parametrize(
     "content, sentence", [(b"\x7fELF of something else", "is no library of operations"), (None, "be read")]
 )
