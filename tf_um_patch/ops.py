@@ -155,6 +155,10 @@ def load_ops(library: Optional[str] = None):
 def _load(tensorflow, library: str) -> UmOps:
     if library not in _LOADED:
         _check(library, built_for(tensorflow))
+        if _LOADED:  # TensorFlow ends the process when an operation is registered twice
+            raise BuildError(
+                "{} cannot be loaded beside {}: start another process for it".format(library, next(iter(_LOADED)))
+            )
         try:
             _LOADED[library] = UmOps(tensorflow, library)
         except (tensorflow.errors.OpError, OSError) as error:

@@ -59,8 +59,11 @@ def test_the_stress_program_notices_that_there_is_no_shim(native):
     assert done.returncode == 1 and "statistic" in done.stderr
 
 
-def test_under_a_library_of_stubs_as_tensorflow_is_one(native, read_report):
-    native.compile("libstubs.so", ["-std=c11", "-fPIC", "-shared"], "stubs.c", "-ldl")
+@pytest.mark.parametrize("runtime", ["libcudart.so.12", "libunusual.so"])
+def test_under_a_library_of_stubs_as_tensorflow_is_one(native, read_report, runtime):
+    flags = ["-std=c11", "-fPIC", "-shared"]
+    native.compile("libstubs.so", flags + ['-DRUNTIME="{}"'.format(runtime)], "stubs.c", "-ldl")
+    native.compile("libunusual.so", flags + ["-fvisibility=hidden"], "fake_cudart.c", "-ldl")
     native.compile("libafter.so", ["-std=c11", "-fPIC", "-shared", "-DLANDMARK"], "stubs.c")
     native.compile("client", ["-std=c11"], "client.c", "-L.", "-Wl,--no-as-needed", "-lstubs", "-lafter", "-ldl")
     done = native.run("client")

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -181,7 +182,15 @@ def test_a_library_for_another_tensorflow_is_refused(operations, tmp_path):
         um.load_ops(str(path))
 
 
-def test_a_library_that_cannot_be_loaded_is_named(tmp_path):
+def test_a_second_library_is_refused(operations, tmp_path):
+    path = str(tmp_path / "copy.so")
+    shutil.copy(operations.library, path)
+    with pytest.raises(BuildError, match="copy.so cannot be loaded beside .*: start another process for it"):
+        um.load_ops(path)
+
+
+def test_a_library_that_cannot_be_loaded_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(um, "_LOADED", {})
     path = tmp_path / "broken.so"
     path.write_bytes(b"tfum operations for " + built_for(tensorflow).encode() + b"\0")
     with pytest.raises(BuildError, match="broken.so cannot be loaded .*: delete it, and it is built anew"):

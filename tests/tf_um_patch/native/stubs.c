@@ -39,7 +39,9 @@ int next_landmark(void)
     }
 
 #define DRIVER "libcuda.so.1"
+#ifndef RUNTIME
 #define RUNTIME "libcudart.so.12"
+#endif
 STUB(DRIVER, cuMemAlloc_v2, (unsigned long long *address, size_t bytes), (address, bytes))
 STUB(DRIVER, cuMemFree_v2, (unsigned long long address), (address))
 STUB(RUNTIME, cudaMalloc, (void **address, size_t bytes), (address, bytes))

@@ -225,6 +225,13 @@ static bool oversubscribes(const struct api *api)
     return known == WORKS;
 }
 
+/* Keeps what the device has free while this process has nothing there. */
+static void note_device_free(size_t free)
+{
+    if (atomic_load(&device_free) == TFUM_AUTOMATIC || tfum_totals().used == 0)
+        atomic_store(&device_free, free);
+}
+
 /* Bytes that may be allocated; where the device cannot be asked there is no context, and the driver refuses itself. */
 static uint64_t ceiling_of(const struct api *api)
 {
@@ -234,12 +241,12 @@ static uint64_t ceiling_of(const struct api *api)
         size_t free, total;
         if (api->memory(&free, &total) != CUDA_SUCCESS)
             return TFUM_AUTOMATIC;
-        atomic_store(&device_free, free);
+        note_device_free(free);
     }
     return tfum_ceiling(&options, atomic_load(&device_free));
 }
 
-/* Managed memory, or `*place` changed to device memory where the driver gives none that keeps the contract. */
+/* Managed memory, or the place changed to device memory where the driver gives none that keeps the contract. */
 static int allocate_managed(const struct api *api, struct tfum_entry *entry)
 {
     static atomic_flag said = ATOMIC_FLAG_INIT;
@@ -271,14 +278,15 @@ static int allocate(const struct api *api, uint64_t *address, uint64_t bytes)
         result = allocate_managed(api, &entry);
     if (entry.place == TFUM_DEVICE)
         result = api->allocate(&entry.address, bytes);
-    if (result != CUDA_SUCCESS || entry.address == 0) {
+    if (result != CUDA_SUCCESS)
         entry.address = 0;
+    if (entry.address == 0) {
         tfum_cancel(bytes);
         tfum_note(TFUM_FAILED);
     } else {
         tfum_commit(entry);
-        *address = entry.address;
     }
+    *address = entry.address;
     tfum_trace(&options, "alloc", entry, result);
     return result;
 }
@@ -309,10 +317,9 @@ static int memory(const struct api *api, size_t *free, size_t *total)
     int result = api->memory(&free_now, &total_now);
     if (result != CUDA_SUCCESS)
         return result;
-    uint64_t used = tfum_totals().used;
-    if (used == 0 || atomic_load(&device_free) == TFUM_AUTOMATIC)
-        atomic_store(&device_free, free_now);
-    struct tfum_memory told = tfum_reported(&options, atomic_load(&device_free), total_now, used);
+    note_device_free(free_now);
+    struct tfum_memory told =
+        tfum_reported(&options, atomic_load(&device_free), total_now, tfum_totals().used);
     if (free)
         *free = told.free;
     if (total)
@@ -380,10 +387,9 @@ int tfum_on_cuMemAllocManaged(CUdeviceptr *address, size_t bytes, unsigned flags
     int result = CUDA_ERROR_OUT_OF_MEMORY;
     if (tfum_reserve(ceiling_of(&driver), bytes)) {
         result = TFUM_REAL(cuMemAllocManaged)(&given, bytes, flags);
-        entry.address = result == CUDA_SUCCESS ? given : 0;
-        if (entry.address != 0) {
+        if (result == CUDA_SUCCESS) {
+            entry.address = *address = given;
             tfum_commit(entry);
-            *address = given;
         } else {
             tfum_cancel(bytes);
             tfum_note(TFUM_FAILED);

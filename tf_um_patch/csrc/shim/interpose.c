@@ -162,19 +162,16 @@ static const struct row *replaced(const char *name)
 void *dlsym(void *restrict handle, const char *restrict name)
 {
     const struct row *row = replaced(name);
-    /* A runtime function that is asked for while the shim calls the runtime: by a stub that would otherwise come back
-     * here for ever. */
+    /* A runtime function that is asked for while the shim calls the runtime: by a stub, which would otherwise come back
+     * here for ever where the runtime library has an unusual name. */
     if (row == NULL || (row->library == RUNTIME && tfum_depth > 0))
         return real_dlsym()(handle, name);
     void *found = real_dlsym()(handle, name);
     if (found == NULL)
         return NULL;
-    if (found == to_object(row->replacement[TFUM_SYMBOL])) {
-        if (tfum_real((enum tfum_function)(row - table)) == NULL)
-            return NULL; /* a program that looks whether CUDA is there shall not find the shim instead */
-    } else if (row->library == RUNTIME && runtime_library() == NULL) {
-        return found; /* a stub: it will be back for the runtime's own */
-    }
+    bool own = found == to_object(row->replacement[TFUM_SYMBOL]);
+    if (own && tfum_real((enum tfum_function)(row - table)) == NULL)
+        return NULL; /* a program that looks whether CUDA is there shall not find the shim instead */
     return to_object(row->replacement[TFUM_DLSYM]);
 }
 
