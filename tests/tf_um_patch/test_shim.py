@@ -109,6 +109,17 @@ def test_without_a_ceiling_never_more_than_free_device_memory_and_the_host_budge
     assert left == (expected_free - 30 * fit) * mib
 
 
+def test_what_others_take_is_seen_while_nothing_is_allocated(native):
+    source = PRELUDE + (
+        "start(); told = [memory()[1] >> 20]\n"
+        "address = take(30 << 20)[1]\n"
+        "os.environ['FAKE_CUDA_FREE'] = str(50 << 20); told.append(memory()[1] >> 20)\n"
+        "cuda.cuMemFree_v2(address); results = [take(60 << 20)[0], take(40 << 20)[0]]\n"
+        "told.append(memory()[1] >> 20); print(json.dumps([told, results]))"
+    )
+    assert native.python(source, FAKE_CUDA_FREE=100 << 20) == [[100, 70, 10], [2, 0]]
+
+
 @pytest.mark.parametrize("threshold, place", [(LARGE, "managed"), (LARGE + 1, "device"), (0, "managed")])
 def test_threshold(native, threshold, place):
     found = native.python(
@@ -147,6 +158,9 @@ def test_memory_that_its_context_took_along_is_forgotten(native):
         ({"TFUM_CEILING": "-1"}, "TFUM_CEILING=-1 cannot be used: set it to a whole number of bytes, 0 or more"),
         ({"TFUM_THRESHOLD": "2MiB"}, "TFUM_THRESHOLD=2MiB cannot be used: set it to a whole number of bytes"),
         ({"TFUM_HOST_BUDGET": "99999999999999999999"}, "cannot be used: set it to a whole number of bytes"),
+        ({"TFUM_CEILING": " 5"}, "TFUM_CEILING= 5 cannot be used"),
+        ({"TFUM_CEILING": "+5"}, "TFUM_CEILING=+5 cannot be used"),
+        ({"TFUM_CEILING": ""}, "TFUM_CEILING= cannot be used"),
         ({"TFUM_SHOW": "yes"}, "TFUM_SHOW=yes cannot be used: set it to 0 or 1"),
         ({"TFUM_CEILLING": "5"}, "TFUM_CEILLING is no variable of the shim: unset it, or use one of TFUM_CEILING,"),
     ],
@@ -165,21 +179,60 @@ def test_one_variable_shows_that_the_shim_is_active(native):
     )
 
 
+FORK = (
+    PRELUDE
+    + """
+take(4 << 20)  # refused, since the driver was not started, but a line of the trace
+child = os.fork()
+if child == 0:
+    start(); take(4 << 20); raise SystemExit
+os.waitpid(child, 0)
+reported = sorted(name for name in os.listdir(os.environ["FOLDER"]) if name.startswith("report"))
+start(); take(4 << 20)
+print(json.dumps([os.getpid(), child, reported]))
+"""
+)
+
+
+def trace_results(path):
+    """The results in a trace."""
+    header, *lines = path.read_text().splitlines()
+    assert header.startswith("# tfum trace 1")
+    assert all(re.match(r"\d+ alloc 0x[0-9a-f]+ 4194304 (managed|device) \d+$", line) for line in lines)
+    return [int(line.split()[-1]) for line in lines]
+
+
 def test_files_of_a_child_are_its_own(native, tmp_path):
-    source = PRELUDE + (
-        "child = os.fork()\n"
-        "start(); take(4 << 20)\n"
-        "child and os.waitpid(child, 0)\n"
-        "child and print(json.dumps([os.getpid(), child]))"
-    )
     pattern = str(tmp_path / "{}-%p.txt")
-    pids = native.python(source, TFUM_REPORT=pattern.format("report"), TFUM_TRACE=pattern.format("trace"))
-    expected = {"{}-{}.txt".format(name, pid) for name in ("report", "trace") for pid in pids}
+    variables = {"FOLDER": tmp_path, "TFUM_REPORT": pattern.format("report"), "TFUM_TRACE": pattern.format("trace")}
+    parent, child, reported = native.python(FORK, **variables)
+    assert reported == ["report-{}.txt".format(child)]
+    expected = {"{}-{}.txt".format(name, pid) for name in ("report", "trace") for pid in (parent, child)}
     assert set(os.listdir(str(tmp_path))) == expected
-    native.python(source, TFUM_REPORT=str(tmp_path / "report"), TFUM_TRACE=str(tmp_path / "trace"))
-    lines = (tmp_path / "trace").read_text().splitlines()
-    assert len(lines) == 2 and lines[0].startswith("# tfum trace 1")  # the parent's only
-    assert re.match(r"\d+ alloc 0x[0-9a-f]+ 4194304 managed 0$", lines[1])
+    assert trace_results(tmp_path / "trace-{}.txt".format(parent)) == [3, 0]
+    assert trace_results(tmp_path / "trace-{}.txt".format(child)) == [0]
+
+
+def test_files_that_do_not_name_the_process_are_the_parents(native, tmp_path):
+    variables = {"FOLDER": tmp_path, "TFUM_REPORT": tmp_path / "report", "TFUM_TRACE": tmp_path / "trace"}
+    for _ in range(2):  # a second run replaces them
+        _, _, reported = native.python(FORK, **variables)
+        assert reported == []
+        assert trace_results(tmp_path / "trace") == [3, 0]
+        (tmp_path / "report").unlink()
+
+
+def test_a_free_that_fails_is_undone_in_the_trace(native, tmp_path):
+    source = PRELUDE + (
+        "start(); address = take(4 << 20)[1]\n"
+        "cuda.fake_fail(b'cuMemFree_v2', 719); refused = cuda.cuMemFree_v2(address)\n"
+        "cuda.fake_fail(b'cuMemFree_v2', 0); print(json.dumps([refused, cuda.cuMemFree_v2(address)]))"
+    )
+    assert native.python(source, TFUM_TRACE=tmp_path / "trace") == [719, 0]
+    lines = (tmp_path / "trace").read_text().splitlines()[1:]
+    assert [line.split()[1] for line in lines] == ["alloc", "free", "kept", "free"]
+    done = native.run("stress", "replay", str(tmp_path / "trace"))
+    assert done.returncode == 0, done.stderr
 
 
 def test_files_that_cannot_be_written_are_named(native, tmp_path):

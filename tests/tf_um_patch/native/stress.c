@@ -367,7 +367,7 @@ static void replay(const char *path)
         if (line[0] == '#')
             continue;
         CHECK(sscanf(line, "%*u %15s %llx %llu %*s %d", event, &recorded, &bytes, &result) == 4);
-        if (strcmp(event, "alloc") == 0 && result == 0) {
+        if ((strcmp(event, "alloc") == 0 && result == 0) || strcmp(event, "kept") == 0) {
             live[count].recorded = recorded;
             CHECK(cuMemAlloc_v2(&live[count++].given, bytes) == 0);
         } else if (strcmp(event, "free") == 0) {

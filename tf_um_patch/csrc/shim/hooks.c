@@ -31,7 +31,6 @@ static void child_of_fork(void)
     tfum_ledger_reset_and_unlock();
     tfum_forget_calls();
     tfum_record_in_child(&options);
-    atomic_store(&device_free, TFUM_AUTOMATIC);
 }
 
 static void start(void)
