@@ -72,14 +72,15 @@ def _parser():
 
 def _environment(options) -> Dict[str, str]:
     """The variables for the command: the shim with its options, or else TensorFlow's own route."""
+    ceiling, threshold = _size("--ceiling", options.ceiling), _size("--threshold", options.threshold)
     try:
         shim = build_shim()
     except BuildError as error:
         return _without_shim(error)
     given = settings(
-        ceiling=_size("--ceiling", options.ceiling),
+        ceiling=ceiling,
         host_budget=_host_memory(options),
-        threshold=_size("--threshold", options.threshold),
+        threshold=threshold,
         show=options.show,
         report=options.report,
         trace=options.trace,

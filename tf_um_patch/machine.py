@@ -124,6 +124,12 @@ def choose_route(machine: Machine) -> Route:
         )
     if machine.effect == "managed":
         return Route("preload", "the shim takes effect: run commands by python -m tf_um_patch run")
+    if machine.shared:
+        return Route(
+            "none",
+            "the shim {}, and TensorFlow's own managed memory has no ceiling, so it could hang {} for the others that "
+            "seem to use it".format(_why_not(machine), machine.gpu),
+        )
     fraction = round((machine.device_total + machine.host_budget) / machine.device_total, 2)
     return Route(
         "tensorflow",

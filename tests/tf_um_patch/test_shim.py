@@ -96,6 +96,40 @@ def test_what_the_driver_lacks_stays_lacking(native):
     assert native.python(source) is False
 
 
+BY_VERSION = (
+    PRELUDE
+    + """
+import sys
+kind = ctypes.CFUNCTYPE(ctypes.c_int, *[ctypes.c_void_p] * 5)
+out = ctypes.byref(ctypes.c_uint64())
+
+def find(name):
+    found = ctypes.c_void_p()
+    cuda.cuGetProcAddress_v2(name, ctypes.byref(found), int(sys.argv[1]), ctypes.c_uint64(0), None)
+    return found.value and kind(found.value)
+
+start()
+for name, arguments in ((b"cuGetProcAddress", (b"x", out, 12000, 0, 0)), (b"cuMemAlloc", (out, 5, 0, 0, 0))):
+    function = find(name)
+    function and function(*arguments)
+assert find(b"cuNoSuchFunction") is None
+print(json.dumps([name for name, calls in statistics().items() if calls and name.endswith(".proc_address")]))
+"""
+)
+
+
+@pytest.mark.parametrize(
+    "version, expected",
+    [
+        (12040, {"cuGetProcAddress_v2", "cuMemAlloc_v2"}),
+        (11040, {"cuGetProcAddress", "cuMemAlloc_v2"}),
+        (3010, {"cuMemAlloc"}),
+    ],
+)
+def test_cu_get_proc_address_knows_versions(native, version, expected):
+    assert {name.split(".")[0] for name in native.python(BY_VERSION, str(version))} == expected
+
+
 @pytest.mark.parametrize("host, expected_free", [(0, 100), (50, 150)])
 def test_without_a_ceiling_never_more_than_free_device_memory_and_the_host_budget(native, host, expected_free):
     source = PRELUDE + "start(); print(json.dumps([memory(), [take(30 << 20)[0] for _ in range(7)], memory()[1]]))"
@@ -137,6 +171,23 @@ def test_a_device_that_cannot_page_gets_device_memory_and_one_sentence(native, a
     assert '"device_allocations": 2' in done.stdout and '"managed_allocations": 0' in done.stdout
 
 
+@pytest.mark.parametrize("function", ["cuDeviceGetAttribute", "cuCtxGetDevice"])
+def test_a_device_that_does_not_answer_gets_device_memory(native, function):
+    source = PRELUDE + "start(); print(json.dumps([take(4 << 20)[0], statistics()]))"
+    result, found = native.python(source, FAKE_CUDA_FAIL=function + ":719")
+    assert result == 0 and found["device_allocations"] == 1 and found["managed_allocations"] == 0
+
+
+def test_where_free_memory_is_unknown_nothing_is_allocated(native):
+    source = PRELUDE + (
+        "results = [take(4 << 20)[0]]; cuda.cuInit(0); results.append(take(4 << 20)[0]); start()\n"
+        "cuda.fake_fail(b'cuMemGetInfo_v2', 719); results.append(take(4 << 20)[0])\n"
+        "cuda.fake_fail(b'cuMemGetInfo_v2', 0); results.append(take(4 << 20)[0])\n"
+        "print(json.dumps([results, statistics()['used_bytes'], statistics()['failed_calls']]))"
+    )
+    assert native.python(source) == [[3, 201, 719, 0], LARGE, 3]
+
+
 def test_memory_that_its_context_took_along_is_forgotten(native):
     # The stand-in frees behind the shim's back; it gives the same address out again, since it is the only one.
     source = PRELUDE + (
@@ -158,6 +209,8 @@ def test_memory_that_its_context_took_along_is_forgotten(native):
         ({"TFUM_CEILING": "-1"}, "TFUM_CEILING=-1 cannot be used: set it to a whole number of bytes, 0 or more"),
         ({"TFUM_THRESHOLD": "2MiB"}, "TFUM_THRESHOLD=2MiB cannot be used: set it to a whole number of bytes"),
         ({"TFUM_HOST_BUDGET": "99999999999999999999"}, "cannot be used: set it to a whole number of bytes"),
+        ({"TFUM_CEILING": str(2**63)}, "cannot be used: set it to a whole number of bytes"),
+        ({"TFUM_SHOW": "2"}, "TFUM_SHOW=2 cannot be used: set it to 0 or 1"),
         ({"TFUM_CEILING": " 5"}, "TFUM_CEILING= 5 cannot be used"),
         ({"TFUM_CEILING": "+5"}, "TFUM_CEILING=+5 cannot be used"),
         ({"TFUM_CEILING": ""}, "TFUM_CEILING= cannot be used"),

@@ -80,7 +80,7 @@ def test_doctor_without_a_gpu(command):
         ({"FAKE_CUDA_FAIL": "cuMemsetD8_v2:719"}, "cuMemsetD8_v2 returned 719", "tensorflow"),
         ({"FAKE_CUDA_FAIL": "cuDevicePrimaryCtxRetain:2"}, "which cannot be used: cuDevicePrimaryCtxRetain", "none"),
         ({"FAKE_CUDA_FREE": 3 * GIB}, "others seem to use it: do not oversubscribe it", "preload"),
-        ({"FAKE_CUDA_FREE": 1 << 20}, "unproven: nothing could be allocated here", "tensorflow"),
+        ({"FAKE_CUDA_FREE": 1 << 20}, "unproven: nothing could be allocated here", "none"),
     ],
 )
 def test_doctor_says_what_is_wrong_and_chooses_the_way(command, variables, sentence, route):
@@ -107,6 +107,8 @@ def test_doctor_never_asks_for_more_than_a_little(command, native):
         ({"shim": None, "shim_error": "no C compiler", "effect": "unproven"}, "tensorflow"),
         ({"effect": "plain"}, "tensorflow"),
         ({"effect": "broken"}, "tensorflow"),
+        ({"device_free": 20 * GIB}, "preload"),  # its ceiling holds
+        ({"device_free": 20 * GIB, "effect": "plain"}, "none"),
     ],
 )
 def test_route(changes, name):

@@ -103,10 +103,12 @@ def test_after_orders_them(operations, graph):
 def test_they_sit_with_their_tensor_and_take_only_the_edges_they_are_given(operations, graph):
     with tf.device("/cpu:0"):
         x = tf.ones([5], name="x")
-    before, around = tf.no_op(), tf.no_op()
-    with tf.device("/gpu:0"), tf.control_dependencies([around]), tf.Graph().as_default():
+    before, around = tf.no_op(), tf.no_op(name="around")
+    with tf.device("/gpu:0"), graph.colocate_with(around), graph.control_dependencies([around]):
         moved = operations.prefetch(x, after=[before], name="moved")
-    assert moved.name == "moved" and moved.graph is x.graph
+    with tf.Graph().as_default():
+        assert operations.evict(x).graph is graph
+    assert moved.name == "moved"
     assert moved.control_inputs == [before]
     assert moved.colocation_groups() == [b"loc:@x"]
     assert "gpu" not in moved.device.lower()

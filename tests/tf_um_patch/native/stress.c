@@ -309,7 +309,7 @@ static void threads_and_forks(bool forks)
     for (int i = 0; forks && i < 20; i++) {
         pid_t process = fork();
         if (process == 0) {
-            alarm(20); /* a lock that was left held would never be given */
+            alarm(60); /* a lock that was left held would never be given */
             child();
         }
         int status;

@@ -30,7 +30,7 @@ static void child_of_fork(void)
 {
     tfum_ledger_reset_and_unlock();
     tfum_forget_calls();
-    tfum_record_in_child(&options);
+    tfum_record_in_child();
 }
 
 static void start(void)
@@ -231,18 +231,22 @@ static void note_device_free(size_t free)
         atomic_store(&device_free, free);
 }
 
-/* Bytes that may be allocated; where the device cannot be asked there is no context, and the driver refuses itself. */
-static uint64_t ceiling_of(const struct api *api)
+/* Takes bytes from the ceiling. Where the device cannot be asked what is free, it is not known, and nothing is
+ * allocated: the answer is that of the driver, which is that of an allocation too (no context, say). */
+static int reserve(const struct api *api, uint64_t bytes)
 {
-    if (options.ceiling != TFUM_AUTOMATIC)
-        return options.ceiling;
-    if (atomic_load(&device_free) == TFUM_AUTOMATIC || tfum_totals().used == 0) {
+    bool automatic = options.ceiling == TFUM_AUTOMATIC;
+    if (automatic && (atomic_load(&device_free) == TFUM_AUTOMATIC || tfum_totals().used == 0)) {
         size_t free, total;
-        if (api->memory(&free, &total) != CUDA_SUCCESS)
-            return TFUM_AUTOMATIC;
+        int result = api->memory(&free, &total);
+        if (result != CUDA_SUCCESS) {
+            tfum_note(TFUM_FAILED);
+            return result;
+        }
         note_device_free(free);
     }
-    return tfum_ceiling(&options, atomic_load(&device_free));
+    uint64_t ceiling = tfum_ceiling(&options, atomic_load(&device_free));
+    return tfum_reserve(ceiling, bytes) ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
 }
 
 /* Managed memory, or the place changed to device memory where the driver gives none that keeps the contract. */
@@ -268,11 +272,11 @@ static int allocate_managed(const struct api *api, struct tfum_entry *entry)
 static int allocate(const struct api *api, uint64_t *address, uint64_t bytes)
 {
     struct tfum_entry entry = {0, bytes, tfum_choose_place(&options, bytes, oversubscribes(api))};
-    if (!tfum_reserve(ceiling_of(api), bytes)) {
-        tfum_trace(&options, "alloc", entry, CUDA_ERROR_OUT_OF_MEMORY);
-        return CUDA_ERROR_OUT_OF_MEMORY;
+    int result = reserve(api, bytes);
+    if (result != CUDA_SUCCESS) {
+        tfum_trace(&options, "alloc", entry, result);
+        return result;
     }
-    int result = CUDA_SUCCESS;
     if (entry.place == TFUM_MANAGED)
         result = allocate_managed(api, &entry);
     if (entry.place == TFUM_DEVICE)
@@ -383,8 +387,8 @@ int tfum_on_cuMemAllocManaged(CUdeviceptr *address, size_t bytes, unsigned flags
         return TFUM_REAL(cuMemAllocManaged)(address, bytes, flags);
     struct tfum_entry entry = {0, bytes, TFUM_MANAGED};
     CUdeviceptr given = 0;
-    int result = CUDA_ERROR_OUT_OF_MEMORY;
-    if (tfum_reserve(ceiling_of(&driver), bytes)) {
+    int result = reserve(&driver, bytes);
+    if (result == CUDA_SUCCESS) {
         result = TFUM_REAL(cuMemAllocManaged)(&given, bytes, flags);
         if (result == CUDA_SUCCESS) {
             entry.address = *address = given;

@@ -11,9 +11,9 @@
 /* ROW(function, library, name for cuGetProcAddress, CUDA version since which that name means it, parameters, arguments)
  *
  * A hook of the same parameters, tfum_on_<function>, is in hooks.c. Functions that cuGetProcAddress does not know have
- * the name NULL. The functions without _v2 have 32-bit addresses; no program of this century calls them, but their
- * bytes count. What is not here is left alone: stream-ordered pools (cuMemAllocAsync), pitched memory, arrays, and
- * virtual memory management (cuMemCreate). */
+ * the name NULL. The functions without _v2 have 32-bit addresses; hardly a program calls them, but their
+ * bytes count. No function takes a stream, so none has a form for per-thread default streams. What is not here is left
+ * alone: stream-ordered pools (cuMemAllocAsync), pitched memory, arrays, virtual memory management (cuMemCreate). */
 #define TFUM_REPLACED(ROW)                                                                                             \
     ROW(cuMemAlloc_v2, DRIVER, "cuMemAlloc", 3020, (CUdeviceptr * address, size_t bytes), (address, bytes))            \
     ROW(cuMemAlloc, DRIVER, "cuMemAlloc", 2000, (CUdeviceptr_v1 * address, unsigned bytes), (address, bytes))          \

@@ -18,6 +18,13 @@ enum { LINE = 512, NOT_OPEN = -1, NOT_USABLE = -2 };
 
 static pthread_mutex_t opening = PTHREAD_MUTEX_INITIALIZER;
 static atomic_int trace_file = NOT_OPEN;
+static atomic_bool in_child; /* of a fork */
+
+/* Whether this process writes a file of that name. */
+static bool is_ours(const char *pattern)
+{
+    return pattern != NULL && (!atomic_load(&in_child) || strstr(pattern, "%p") != NULL);
+}
 
 static bool write_all(int file, const char *text, size_t length)
 {
@@ -85,7 +92,7 @@ static int open_trace(const char *pattern)
 
 void tfum_trace(const struct tfum_options *options, const char *what, struct tfum_entry entry, int result)
 {
-    if (options->trace == NULL)
+    if (!is_ours(options->trace))
         return;
     int file = atomic_load(&trace_file);
     if (file == NOT_OPEN)
@@ -102,7 +109,7 @@ void tfum_trace(const struct tfum_options *options, const char *what, struct tfu
 
 void tfum_write_report(const struct tfum_options *options)
 {
-    if (options->report == NULL)
+    if (!is_ours(options->report))
         return;
     int file = open_file(options->report);
     if (file < 0) {
@@ -123,14 +130,11 @@ void tfum_write_report(const struct tfum_options *options)
         close(file);
 }
 
-void tfum_record_in_child(struct tfum_options *options)
+void tfum_record_in_child(void)
 {
+    atomic_store(&in_child, true);
     int file = atomic_exchange(&trace_file, NOT_OPEN);
     if (file >= 0 && file != STDERR_FILENO)
         close(file);
     pthread_mutex_init(&opening, NULL); /* another thread of the parent may have held it */
-    if (options->trace && !strstr(options->trace, "%p"))
-        options->trace = NULL;
-    if (options->report && !strstr(options->report, "%p"))
-        options->report = NULL;
 }

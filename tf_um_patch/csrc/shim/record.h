@@ -18,6 +18,6 @@ void tfum_trace(const struct tfum_options *options, const char *what, struct tfu
 void tfum_write_report(const struct tfum_options *options);
 
 /* In a child of fork: its files are its own. Without %p in their names they are the parent's, and it writes none. */
-void tfum_record_in_child(struct tfum_options *options);
+void tfum_record_in_child(void);
 
 #endif
