@@ -37,6 +37,8 @@ def test_settings_name_every_variable_and_accept_what_they_write(tmp_path):
     assert given_settings["TFUM_TRACE"] == os.path.abspath("t")
     options.check_environment(given_settings)
     assert options.settings() == {}
+    assert options.settings(report="r") == {"TFUM_REPORT": os.path.abspath("r")}
+    assert options.settings(report="-", trace="-") == {"TFUM_REPORT": "-", "TFUM_TRACE": "-"}
 
 
 @pytest.mark.parametrize(
