@@ -6,6 +6,7 @@ that fit the device together, which run one after the other (Group Execution), a
 the one before it runs (Group Prefetch). The numbers stay those of ``direct``.
 """
 
+import warnings
 from dataclasses import dataclass
 from typing import Dict, List, Optional
 
@@ -17,7 +18,8 @@ from graph_tools.apply import session_config as ordered_session_config
 from graph_tools.extract import extract
 from graph_tools.plan import Plan
 from graph_tools.planner import make_plan
-from whole_slide_cnn.engines.base import Engine, Prediction
+from tf_um_patch.ops import load_ops
+from whole_slide_cnn.engines.base import Engine, Prediction, has_gpu
 from whole_slide_cnn.models import build, geometry
 from whole_slide_cnn.models.network import Network
 from whole_slide_cnn.models.strips import StripBuilder, Strips, even_partition
@@ -56,6 +58,8 @@ class UnifiedEngine(Engine):
 
     Args:
         strip_mb, group_mb, prefetch_depth: see :class:`UnifiedOptions`.
+        move_ops: what :func:`tf_um_patch.ops.load_ops` gave, to fetch tensors ahead with; by default loaded where there
+            is a GPU. Without it nothing is fetched ahead.
 
     Raises:
         TensorTooLargeError: one row of a feature map does not fit a strip.
@@ -73,7 +77,13 @@ class UnifiedEngine(Engine):
         strip_mb: float = DEFAULT_STRIP_MB,
         group_mb: float = DEFAULT_GROUP_MB,
         prefetch_depth: int = 1,
+        move_ops=None,
     ):
+        if move_ops is None and prefetch_depth and has_gpu():
+            move_ops = load_ops()
+            if not move_ops.available:
+                warnings.warn(move_ops.reason, stacklevel=2)
+        self._move_ops = move_ops if move_ops is not None and move_ops.available else None
         self._options = UnifiedOptions(strip_mb, group_mb, prefetch_depth)
         self.plan: Optional[Plan] = None
         self.edits = EditReport()
@@ -90,7 +100,10 @@ class UnifiedEngine(Engine):
         gradients = tf.gradients(loss, [self._variables[name] for name in self._trainable])
         self._trained = [loss, probabilities, self._add_to_sums(self._trainable, gradients, self._share)]
         self.plan = _plan_of(self._graph, self._trained, self._options)
-        self.edits = apply(self._graph, self.plan)
+        self.edits = apply(self._graph, self.plan, None if self._move_ops is None else self._prefetch)
+
+    def _prefetch(self, tensor: tf.Tensor, name: str) -> tf.Operation:
+        return self._move_ops.prefetch(tensor, name=name)
 
     def _session_config(self) -> tf.ConfigProto:
         return ordered_session_config(super()._session_config())
