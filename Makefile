@@ -7,7 +7,7 @@ GOLDENS ?=
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-parallel demo test test-slow lint exactness goldens clean FORCE
+.PHONY: help setup setup-parallel demo test test-slow lint sanitize exactness goldens clean FORCE
 
 # TensorFlow's start-up notices hide what the commands say; its errors stay.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
@@ -28,6 +28,9 @@ export HOROVOD_WITHOUT_PYTORCH := 1
 export HOROVOD_WITHOUT_MXNET := 1
 export HOROVOD_WITHOUT_GLOO := 1
 endif
+
+C_FILES := $(wildcard tf_um_patch/csrc/*/*.c tests/tf_um_patch/native/*.c)
+C_WARNINGS := -std=c11 -Wall -Wextra -Wstrict-prototypes -Werror -Itf_um_patch/csrc
 
 # The stamp is written last and holds the folder of the checkout. An environment without it was left half made, one
 # with another folder was copied from elsewhere and would run that checkout's code, and its interpreter may be gone.
@@ -56,9 +59,14 @@ test: $(STAMP) ## Run the tests.
 test-slow: $(STAMP) ## Run the tests that take minutes each.
 	$(RUN) -m pytest -m slow $(ARGS)
 
-lint: $(STAMP) ## Check style and formatting of all Python files.
+lint: $(STAMP) ## Check style and formatting of all Python files, and warnings of all C files.
 	$(RUN) -m ruff check $(ARGS)
 	$(RUN) -m ruff format --check
+	@if command -v gcc >/dev/null; then echo gcc $(C_WARNINGS) -fsyntax-only '...'; \
+		gcc $(C_WARNINGS) -fsyntax-only $(C_FILES); else echo 'C files are left out: there is no gcc'; fi
+
+sanitize: $(STAMP) ## Run the C code under the address, undefined behaviour and thread sanitizers.
+	$(RUN) -m pytest tests/tf_um_patch/test_shim_sanitizers.py $(ARGS)
 
 exactness: $(STAMP) ## Compare loss and gradients of every engine with direct, and write results/exactness.json.
 	$(RUN) benchmarks/exactness.py --json results/exactness.json $(ARGS)

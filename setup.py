@@ -18,7 +18,10 @@ setup(
     version="0.1.0",
     description="Trains a CNN end to end on whole slide images with slide-level labels.",
     license="Apache-2.0",
-    packages=find_packages(include=["graph_tools", "whole_slide_cnn", "whole_slide_cnn.*"]),
+    packages=find_packages(
+        include=["graph_tools", "tf_um_patch", "tf_um_patch.*", "whole_slide_cnn", "whole_slide_cnn.*"]
+    ),
+    package_data={"tf_um_patch": ["csrc/*.h", "csrc/*/*"]},
     python_requires=">=3.7, !=3.8.*, !=3.9.*, <3.14",
     install_requires=on_each(
         classic=[

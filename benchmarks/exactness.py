@@ -125,6 +125,11 @@ def make_engine(name: str, case: Case, compute: str):
 
     network = Network(case.backbone, case.pooling, case.activation, 3)
     options = {"window": case.window} if name == "streaming" else {}
+    if name == "unified":  # several strips of every large map, and dozens of groups
+        options = {
+            "strip_mb": 0.3 if case.backbone == "tiny" else 2,
+            "group_mb": 1.5 if case.backbone == "tiny" else 30,
+        }
     # a large epsilon: Adam's first steps are signs of gradients, which no bound on gradients can hold to
     return ENGINES[name](network, Size(case.height, case.width), compute, Adam(1e-3, epsilon=0.1), **options)
 

@@ -224,8 +224,11 @@ class _Editor:
             before = self._barriers[copy.during - 1 : copy.during] if copy.during else []
             with tf.control_dependencies(before):
                 made = factory(self._tensor(copy.tensor), name_of(number))
+            made = getattr(made, "op", made)
             self._edges += len(before)
-            self._add_edges(self._barriers[copy.during], [getattr(made, "op", made)])
+            # a factory may have cleared the dependencies it was called under
+            made._add_control_inputs([barrier for barrier in before if barrier not in made.control_inputs])
+            self._add_edges(self._barriers[copy.during], [made])
         return len(copies)
 
     def _recompute(self) -> int:

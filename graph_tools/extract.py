@@ -18,6 +18,8 @@ from graph_tools.optypes import CONTROL_FLOW, FED, PERSISTENT, alias_of, in_plac
 
 # Held outside the memory that is planned: handles, text, and what variants refer to.
 _WITHOUT_SIZE = (types_pb2.DT_RESOURCE, types_pb2.DT_STRING, types_pb2.DT_VARIANT)
+# The axes that a gradient is summed over: how many there are turns out when it runs, and the shapes have no more.
+_AXES = ("BroadcastGradientArgs",)
 _READS_ONLY = ("ReadVariableOp",)  # stateful to TensorFlow, yet a function of the variable
 
 Fetch = Union[str, tf.Tensor, tf.Operation, tf.Variable]
@@ -180,6 +182,8 @@ def _output(op: tf.Operation, index: int, tensor: tf.Tensor) -> Output:
 def _tensor_bytes(tensor: tf.Tensor) -> int:
     if tensor.dtype.base_dtype.as_datatype_enum in _WITHOUT_SIZE:
         return 0
+    if tensor.op.type in _AXES:
+        return max(elements(_shape(shape)) for shape in tensor.op.inputs) * tensor.dtype.base_dtype.size
     return elements(_shape(tensor)) * tensor.dtype.base_dtype.size
 
 

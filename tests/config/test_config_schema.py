@@ -69,6 +69,8 @@ def test_what_a_resumed_run_must_keep():
         "outputs.test_times",
         "outputs.train_times",
         "outputs.weights",
+        "unified.group_mb",
+        "unified.prefetch_depth",
     }
     defaults = fixed_values()
     assert defaults["train.batch_size"] == 1 and set(fixed) - set(defaults) == {"data.classes", "data.canvas"}
@@ -122,8 +124,8 @@ def test_rules_of_data(data, message):
         (values({"mpp": 1}, streaming={"xyzzy": 1}), "unknown key streaming.xyzzy; the known keys here are"),
         (values({"mpp": 1}, **{"model": {3: 4}}), "unknown key model.3; the known keys here are model.backbone"),
         (
-            values({"mpp": 1}, engine="unified"),
-            "engine: expected one of auto, direct, streaming, got the text 'unified'",
+            values({"mpp": 1}, engine="x"),
+            "engine: expected one of auto, direct, streaming, unified, got the text 'x'",
         ),
         (values({"mpp": 1}, model="tiny"), "model: expected a section of keys such as model.backbone"),
         ({}, "the required keys are missing: result_dir, data.classes, data.canvas"),

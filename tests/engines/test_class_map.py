@@ -45,7 +45,7 @@ def engines(request):
     network = Network("tiny", pooling, "softmax", 3)
     made = {}
     for name, engine in ENGINES.items():
-        options = {"window": 96} if name == "streaming" else {}
+        options = {"streaming": {"window": 96}, "unified": {"strip_mb": 0.5, "group_mb": 5}}.get(name, {})
         made[name] = engine(network, size, "float64", **options)
         made[name].load_state(random_weights(network))
     yield made

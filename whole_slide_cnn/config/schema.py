@@ -11,7 +11,7 @@ BACKBONES = ("tiny", "resnet18", "resnet50", "fixup_resnet34", "fixup_resnet50",
 POOLINGS = ("gmp", "gap")
 ACTIVATIONS = ("softmax", "sigmoid")
 COMPUTE_TYPES = ("float32", "float64", "bfloat16")
-ENGINES = ("auto", "direct", "streaming")
+ENGINES = ("auto", "direct", "streaming", "unified")
 READERS = ("auto", "openslide", "image")
 OPTIMIZERS = ("adam", "adamw")
 WEIGHT_EXTENSIONS = (".h5", ".hdf5")
@@ -135,6 +135,28 @@ class Streaming(Section):
         "windows need more memory and less computation.",
         1024,
         at_least=32,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Unified(Section):
+    """The unified engine."""
+
+    strip_mb: float = option(
+        "Megabytes (10^6 bytes) that one strip of a feature map may have; smaller strips need less memory at a time, "
+        "and read more rows of the strips beside them.",
+        256.0,
+        above=0,
+    )
+    group_mb: float = option(
+        "Megabytes that the operations of a group may touch together; groups run one after the other. Choose what the "
+        "device has free.",
+        4000.0,
+        above=0,
+        may_change=True,
+    )
+    prefetch_depth: int = option(
+        "How many groups ahead a tensor is fetched to the device; 0 fetches none.", 1, at_least=0, may_change=True
     )
 
 
@@ -333,8 +355,9 @@ class TrainConfig(Section):
     data: Data = option("Slides, their labels, and the canvas they are placed on.")
     seed: int = option("Seed of initial weights and of the order of slides.", 0, at_least=0, at_most=2**32 - 1)
     engine: str = option(
-        "How a slide is computed: direct (whole canvas at once), streaming (windows, flat in memory), or auto, which "
-        "takes direct where it fits easily.",
+        "How a slide is computed: direct (whole canvas at once), streaming (windows, flat in memory), unified "
+        "(strips of the whole canvas in a planned order, for unified memory), or auto, which takes direct where it "
+        "fits easily.",
         "streaming",
         choices=ENGINES,
     )
@@ -347,6 +370,7 @@ class TrainConfig(Section):
     )
     model: Model = option("The network.", Model())
     streaming: Streaming = option("The streaming engine.", Streaming())
+    unified: Unified = option("The unified engine.", Unified())
     train: Training = option("The training loop.", Training())
     augment: Augmentation = option("Random changes of the slides that are trained on.", Augmentation())
     outputs: Outputs = option("Files that train and test write beside those in the result folder.", Outputs())

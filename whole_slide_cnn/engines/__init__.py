@@ -2,5 +2,6 @@
 
 from whole_slide_cnn.engines.direct import DirectEngine
 from whole_slide_cnn.engines.streaming import StreamingEngine
+from whole_slide_cnn.engines.unified import UnifiedEngine
 
-ENGINES = {engine.name: engine for engine in (DirectEngine, StreamingEngine)}
+ENGINES = {engine.name: engine for engine in (DirectEngine, StreamingEngine, UnifiedEngine)}

@@ -76,7 +76,7 @@ class Engine(abc.ABC):
             self._assigns = {name: tf.assign(v, self._feeds[name]) for name, v in self._state.items()}
         self._graph.finalize()
         keep_freed_memory_small()
-        self._session = tf.Session(graph=self._graph, config=session_config())
+        self._session = tf.Session(graph=self._graph, config=self._session_config())
         self.initialise()
 
     def initialise(self):
@@ -133,6 +133,9 @@ class Engine(abc.ABC):
 
     def _finish_batch(self):  # noqa: B027
         """Add what an engine had put off to the end of a batch."""
+
+    def _session_config(self) -> tf.ConfigProto:
+        return session_config()
 
     def _weights_changed(self):  # noqa: B027
         """Forget what was derived from the weights."""
@@ -218,14 +221,11 @@ class Engine(abc.ABC):
 
     def _head(self, pooled: tf.Tensor, label: tf.Tensor):
         """Loss and probabilities from pooled features (channels,)."""
-        logits = tf.linalg.matvec(self._variables["output/kernel"], pooled, transpose_a=True)
-        logits += self._variables["output/bias"]
-        return build.loss_of(logits, label, self.network.activation)
+        return build.head(self.network, self._variables, pooled, label)
 
     def _logits_of_cells(self, embedding: tf.Tensor) -> tf.Tensor:
         """Logits (cells, classes) of an embedding map (1, height, width, channels), cells in raster order."""
-        flat = tf.reshape(embedding, [-1, self.network.channels])
-        return tf.matmul(flat, self._variables["output/kernel"]) + self._variables["output/bias"]
+        return build.logits_of_cells(self.network, self._variables, embedding)
 
     def _add_to_sums(self, names: Sequence[str], gradients: Sequence[tf.Tensor], share: Optional[tf.Tensor] = None):
         """One operation that adds gradients (times ``share``) to the sums."""

@@ -15,6 +15,7 @@ import tensorflow.compat.v1 as tf
 from whole_slide_cnn.engines.base import has_gpu
 from whole_slide_cnn.engines.replay import peak_elements
 from whole_slide_cnn.engines.streaming import DEFAULT_WINDOW, largest_windows
+from whole_slide_cnn.engines.unified import UnifiedOptions, step_plan
 from whole_slide_cnn.errors import MemoryBudgetError
 from whole_slide_cnn.models.network import Network
 from whole_slide_cnn.models.trace import Step, trace_canvas, trace_window
@@ -99,15 +100,24 @@ def free_host_memory() -> Optional[int]:
 
 
 def engine_memory(
-    engine: str, network: Network, canvas: Size, compute: str, training: bool, window: int = DEFAULT_WINDOW
+    engine: str,
+    network: Network,
+    canvas: Size,
+    compute: str,
+    training: bool,
+    window: int = DEFAULT_WINDOW,
+    **unified,
 ) -> MemoryPlan:
     """Predicted peak memory of an engine.
 
     Args:
         training: whether gradients and optimiser state are needed.
         window: side of a window's core in pixels (streaming only).
+        unified: fields of :class:`~whole_slide_cnn.engines.unified.UnifiedOptions` (unified only).
     """
     trunk, canvas = network.trunk, Size(*canvas)
+    if engine == "unified":
+        return _unified_memory(network, canvas, compute, training, UnifiedOptions(**unified))
     if engine == "streaming":
         windows = largest_windows(trunk, canvas, window)
         traces = [(geometry.pixels.size, trace_window(trunk, geometry)) for geometry in windows]
@@ -117,6 +127,18 @@ def engine_memory(
     weights = _weight_bytes(network, compute, training)
     names = ("feature maps", "pixels", "weights", "slide reading", "runtime")
     return MemoryPlan(engine, tuple(zip(names, largest + (weights, _READING_BYTES, _RUNTIME_BYTES))))
+
+
+def _unified_memory(network: Network, canvas: Size, compute: str, training: bool, options) -> MemoryPlan:
+    plan = step_plan(network, canvas, compute, options, training, unrolls_patches(compute))
+    parts = (
+        ("feature maps", plan.peak_bytes),
+        ("pixels", 2 * 3 * canvas.height * canvas.width),  # fed, and the next slide's
+        ("weights", _weight_bytes(network, compute, training)),
+        ("slide reading", _READING_BYTES),
+        ("runtime", _RUNTIME_BYTES),
+    )
+    return MemoryPlan("unified", parts)
 
 
 def _pass_bytes(steps: Sequence[Step], pixels: Size, compute: str, training: bool) -> Tuple[int, int]:

@@ -163,6 +163,18 @@ def pool_maximum(embedding: tf.Tensor, dtype: tf.DType):
     return values + tf.stop_gradient(0.0 * tf.reduce_sum(flat, axis=0)), first
 
 
+def head(network: Network, variables: Dict[str, tf.Variable], pooled: tf.Tensor, label: tf.Tensor):
+    """Loss and probabilities (classes,) of a slide from its pooled features (channels,)."""
+    logits = tf.linalg.matvec(variables["output/kernel"], pooled, transpose_a=True) + variables["output/bias"]
+    return loss_of(logits, label, network.activation)
+
+
+def logits_of_cells(network: Network, variables: Dict[str, tf.Variable], embedding: tf.Tensor) -> tf.Tensor:
+    """Logits (cells, classes) of an embedding map (1, height, width, channels), cells in raster order."""
+    flat = tf.reshape(embedding, [-1, network.channels])
+    return tf.matmul(flat, variables["output/kernel"]) + variables["output/bias"]
+
+
 def _column(cells: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
     return tf.broadcast_to(tf.range(cells)[:, tf.newaxis], tf.shape(like))
 

@@ -63,6 +63,15 @@ def settle(config: TrainConfig, training: bool, report=print, processes: int = 1
     return config
 
 
+def _engine_options(config: TrainConfig) -> Dict[str, Any]:
+    """What only one engine takes."""
+    if config.engine == "streaming":
+        return {"window": config.streaming.window}
+    if config.engine == "unified":
+        return dataclasses.asdict(config.unified)
+    return {}
+
+
 def _direct_fits(config: TrainConfig, training: bool, processes: int) -> bool:
     network = make_network(config)
     if config.memory_gb is not None:
@@ -103,7 +112,7 @@ def make_engine(
     """
     group = SingleCommunicator() if group is None else group
     config = settle(config, optimiser is not None, report, group.local_size)
-    options = {"window": config.streaming.window} if config.engine == "streaming" else {}
+    options = _engine_options(config)
     plan = engine_memory(
         config.engine, network, config.data.canvas, config.model.compute, optimiser is not None, **options
     )

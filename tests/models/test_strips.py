@@ -1,0 +1,36 @@
+"""Strips: they cover a map, stay within their size, and a network on them sees what it sees of the whole map."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from whole_slide_cnn.errors import TensorTooLargeError
+from whole_slide_cnn.models.resnet import TRUNKS
+from whole_slide_cnn.models.strips import even_partition
+from whole_slide_cnn.models.trace import trace_canvas
+from whole_slide_cnn.sizes import Size
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    backbone=st.sampled_from(sorted(TRUNKS)),
+    height=st.integers(64, 3000),
+    width=st.integers(64, 3000),
+    elements=st.integers(2 * 10**5, 10**9),
+)
+def test_strips_cover_every_map_and_stay_within_their_size(backbone, height, width, elements):
+    trunk, canvas = TRUNKS[backbone](), Size(height, width)
+    widest = max(step.shape[1] * step.shape[2] for step in trace_canvas(trunk, canvas) if step.kind != "pad")
+    if max(widest, 3 * width) > elements:
+        with pytest.raises(TensorTooLargeError, match="use a larger unified.strip_mb, or a smaller canvas"):
+            even_partition(trunk, canvas, elements)
+        return
+    partition = even_partition(trunk, canvas, elements)
+    for step in trace_canvas(trunk, canvas):
+        if step.kind == "pad":
+            continue
+        bounds = partition(step.shape[0])
+        assert bounds[0] == 0 and bounds[-1] == step.shape[0]
+        rows = [stop - start for start, stop in zip(bounds[:-1], bounds[1:])]
+        assert min(rows) >= 1 and max(rows) - min(rows) <= 1
+        assert max(rows) * step.shape[1] * step.shape[2] <= elements

@@ -1,0 +1,77 @@
+"""``python -m tf_um_patch doctor``: what this machine can do about memory beyond the device, in plain words."""
+
+import argparse
+import json
+
+from tf_um_patch.machine import Machine, Route, choose_route, examine
+from tf_um_patch.memory import HOST_SHARE
+
+EXIT_NO_ROUTE = 1
+
+
+def main(arguments):
+    """Print the report; 0 where some route to memory beyond the device exists, 1 where none does."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tf_um_patch doctor",
+        description="Say what this machine can do about memory beyond the device. Exits with 1 where that is nothing.",
+    )
+    parser.add_argument("--json", action="store_true", help="print the facts as JSON")
+    options = parser.parse_args(arguments)
+    machine = examine()
+    route = choose_route(machine)
+    if options.json:
+        print(json.dumps({"machine": machine._asdict(), "shared": machine.shared, "route": route._asdict()}, indent=2))
+    else:
+        print(describe(machine, route))
+    return 0 if route.name != "none" else EXIT_NO_ROUTE
+
+
+def describe(machine: Machine, route: Route) -> str:
+    """The report, one fact per line."""
+    rows = [
+        ("GPU", _gpu(machine)),
+        ("driver", "CUDA {}".format(machine.driver) if machine.driver else "none"),
+        ("managed memory", _yes_no(machine.managed)),
+        ("concurrent managed access", _yes_no(machine.concurrent)),
+        ("compiler", machine.c_compiler or "none, so the shim cannot be built"),
+        ("C++ compiler", machine.cxx_compiler or "none, so tensors cannot be moved ahead of their use"),
+        ("shim", "built" if machine.shim else machine.shim_error),
+        ("effect of the shim", _EFFECTS[machine.effect]),
+        (
+            "host memory",
+            "{:.1f} GB available, {:.1f} GB ({:.0%}) of it for one process".format(
+                machine.host_available / 1e9, machine.host_budget / 1e9, HOST_SHARE
+            ),
+        ),
+        ("route", "{}: {}".format(route.name, route.reason)),
+    ]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join("{}  {}".format(name.ljust(width), text) for name, text in rows)
+
+
+_EFFECTS = {
+    "managed": "an allocation became managed memory and kept what was written to it",
+    "plain": "none: an allocation stayed plain device memory",
+    "broken": "an allocation lost what was written to it",
+    "none": "none: the dynamic linker did not load it",
+    "unproven": "unproven: nothing could be allocated here",
+}
+
+
+def _gpu(machine: Machine) -> str:
+    if machine.gpu is None:
+        return "none: {}".format(machine.driver_error or "the driver sees no device")
+    if machine.device_total is None:
+        return "{}, which cannot be used: {}".format(machine.gpu, machine.driver_error)
+    text = "{} (compute capability {}), {:.1f} of {:.1f} GB free".format(
+        machine.gpu, machine.capability, machine.device_free / 1e9, machine.device_total / 1e9
+    )
+    if machine.gpus > 1:
+        text = "{} devices, the first is {}".format(machine.gpus, text)
+    if machine.driver_error:
+        text += "; {}".format(machine.driver_error)
+    return text + ("; others seem to use it: do not oversubscribe it" if machine.shared else "")
+
+
+def _yes_no(value) -> str:
+    return {None: "unknown without a GPU", True: "yes", False: "no"}[value]

@@ -1,0 +1,115 @@
+"""The CUDA driver's functions that the probe calls, as a table; what a driver lacks becomes a stand-in."""
+
+import ctypes
+from typing import NamedTuple, Tuple
+
+from tf_um_patch.errors import DriverError
+
+LIBRARY = "libcuda.so.1"
+
+_INT = ctypes.c_int
+_SIZE = ctypes.c_size_t
+_ADDRESS = ctypes.c_uint64
+_INT_OUT = ctypes.POINTER(ctypes.c_int)
+_SIZE_OUT = ctypes.POINTER(ctypes.c_size_t)
+_ADDRESS_OUT = ctypes.POINTER(ctypes.c_uint64)
+_POINTER_OUT = ctypes.POINTER(ctypes.c_void_p)
+
+
+class Function(NamedTuple):
+    """A function of the driver; all return a CUresult.
+
+    Attributes:
+        name: in the library.
+        arguments: ctypes types.
+        since: the CUDA version that brought it.
+    """
+
+    name: str
+    arguments: Tuple
+    since: str
+
+
+FUNCTIONS = (
+    Function("cuInit", (ctypes.c_uint,), "2.0"),
+    Function("cuDriverGetVersion", (_INT_OUT,), "2.2"),
+    Function("cuDeviceGetCount", (_INT_OUT,), "2.0"),
+    Function("cuDeviceGet", (_INT_OUT, _INT), "2.0"),
+    Function("cuDeviceGetName", (ctypes.c_char_p, _INT, _INT), "2.0"),
+    Function("cuDeviceGetAttribute", (_INT_OUT, _INT, _INT), "2.0"),
+    Function("cuDevicePrimaryCtxRetain", (_POINTER_OUT, _INT), "7.0"),
+    Function("cuDevicePrimaryCtxRelease_v2", (_INT,), "11.0"),
+    Function("cuCtxSetCurrent", (ctypes.c_void_p,), "4.0"),
+    Function("cuCtxSynchronize", (), "2.0"),
+    Function("cuMemGetInfo_v2", (_SIZE_OUT, _SIZE_OUT), "3.2"),
+    Function("cuMemAlloc_v2", (_ADDRESS_OUT, _SIZE), "3.2"),
+    Function("cuMemFree_v2", (_ADDRESS,), "3.2"),
+    Function("cuMemsetD8_v2", (_ADDRESS, ctypes.c_ubyte, _SIZE), "3.2"),
+    Function("cuMemcpyDtoH_v2", (ctypes.c_void_p, _ADDRESS, _SIZE), "3.2"),
+    Function("cuPointerGetAttribute", (ctypes.c_void_p, _INT, _ADDRESS), "4.0"),
+)
+
+# Numbers of attributes: they are part of CUDA's binary interface.
+CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76
+MANAGED_MEMORY, CONCURRENT_MANAGED_ACCESS = 83, 89
+POINTER_IS_MANAGED = 8
+
+
+class Missing:
+    """Stands for a function that this machine's driver lacks; calling it raises DriverError."""
+
+    available = False
+
+    def __init__(self, function: Function):
+        self._function = function
+
+    def __call__(self, *arguments):
+        raise DriverError(
+            "this driver has no {}, which came with CUDA {}: install a newer NVIDIA driver".format(
+                self._function.name, self._function.since
+            )
+        )
+
+
+class Bound:
+    """A function of the driver; calling it raises DriverError where it returns an error."""
+
+    available = True
+
+    def __init__(self, function: Function, native):
+        native.argtypes = list(function.arguments)
+        native.restype = _INT
+        self._name = function.name
+        self._native = native
+
+    def __call__(self, *arguments):
+        result = self._native(*arguments)
+        if result != 0:
+            raise DriverError("{} returned {}: see CUresult in CUDA's documentation".format(self._name, result))
+
+
+class Driver:
+    """The loaded driver, with an attribute per row of FUNCTIONS.
+
+    Raises:
+        DriverError: the library cannot be loaded.
+    """
+
+    def __init__(self, library: str = LIBRARY):
+        try:
+            native = ctypes.CDLL(library)
+        except OSError as error:
+            raise DriverError(
+                "{} cannot be loaded ({}): this machine has no NVIDIA driver, or it is not visible here".format(
+                    library, error
+                )
+            ) from error
+        for function in FUNCTIONS:
+            found = getattr(native, function.name, None)
+            setattr(self, function.name, Missing(function) if found is None else Bound(function, found))
+
+    def value(self, name: str, *arguments, kind=ctypes.c_int):
+        """The value that a function writes to its first parameter."""
+        out = kind()
+        getattr(self, name)(ctypes.byref(out), *arguments)
+        return out.value

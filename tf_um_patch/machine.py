@@ -1,0 +1,189 @@
+"""What this machine can do about memory beyond the device, and which way TensorFlow should take."""
+
+import json
+import os
+import subprocess
+import sys
+from typing import Dict, NamedTuple, Optional
+
+from tf_um_patch.build import build_shim, find_compiler
+from tf_um_patch.errors import BuildError
+from tf_um_patch.memory import available_host_memory, host_budget
+from tf_um_patch.options import PREFIX, settings
+from tf_um_patch.probe import LEAST_FREE, PROBE_BYTES
+
+PROBE_SECONDS = 120
+# A card on which more than this is taken, beyond what a context needs, is in use by others.
+_CONTEXT_BYTES = 1 << 30
+
+
+class Machine(NamedTuple):
+    """Facts, as :func:`examine` found them.
+
+    Attributes:
+        gpu: name of the first GPU, or None.
+        gpus: how many there are.
+        driver: CUDA version of the driver, or None.
+        driver_error: why the driver could not be used, or None.
+        capability: compute capability of the first GPU, or None.
+        device_total, device_free: bytes of its memory, or None.
+        managed, concurrent: whether it has managed memory, and can page it while it computes; None without a GPU.
+        c_compiler, cxx_compiler: what they say about themselves, or None.
+        shim: path of the compiled shim, or None.
+        shim_error: why there is none, or None.
+        effect: ``managed`` where an allocation under the shim was managed memory and held what was written, ``plain``
+            where it was not managed, ``broken`` where its contents were lost, ``none`` where the shim was not loaded,
+            ``unproven`` where nothing could be tried.
+        host_available: bytes of host memory that can be allocated now.
+        host_budget: bytes of them that one process may use as if they were device memory.
+    """
+
+    gpu: Optional[str] = None
+    gpus: int = 0
+    driver: Optional[str] = None
+    driver_error: Optional[str] = None
+    capability: Optional[str] = None
+    device_total: Optional[int] = None
+    device_free: Optional[int] = None
+    managed: Optional[bool] = None
+    concurrent: Optional[bool] = None
+    c_compiler: Optional[str] = None
+    cxx_compiler: Optional[str] = None
+    shim: Optional[str] = None
+    shim_error: Optional[str] = None
+    effect: str = "unproven"
+    host_available: int = 0
+    host_budget: int = 0
+
+    @property
+    def shared(self) -> bool:
+        """Whether other processes seem to use the first GPU; oversubscribing it could hang it for them too."""
+        if self.device_total is None:
+            return False
+        return self.device_total - self.device_free > _CONTEXT_BYTES + self.device_total // 20
+
+
+class Route(NamedTuple):
+    """How a TensorFlow process gets memory beyond the device.
+
+    Attributes:
+        name: ``preload`` (the shim), ``tensorflow`` (its own managed memory) or ``none``.
+        reason: one sentence.
+        memory_fraction: for ``tensorflow``: the value for ``per_process_gpu_memory_fraction``; else None.
+    """
+
+    name: str
+    reason: str
+    memory_fraction: Optional[float] = None
+
+
+def examine() -> Machine:
+    """Look at this machine. Starts a process for the driver, and another one under the shim; takes seconds."""
+    compilers = [find_compiler(language) for language in ("c", "c++")]
+    available = available_host_memory()
+    shim, shim_error = None, None
+    try:
+        shim = build_shim()
+    except BuildError as error:
+        shim_error = str(error)
+    facts = run_probe()
+    effect = "unproven"
+    if shim and facts.get("allocation"):
+        effect = _effect(run_probe(shim))
+    return Machine(
+        gpu=facts.get("name"),
+        gpus=facts["devices"],
+        driver=facts.get("version"),
+        driver_error=facts["error"],
+        capability=facts.get("capability"),
+        device_total=facts.get("total"),
+        device_free=facts.get("free"),
+        managed=facts.get("managed"),
+        concurrent=facts.get("concurrent"),
+        c_compiler=compilers[0].version if compilers[0] else None,
+        cxx_compiler=compilers[1].version if compilers[1] else None,
+        shim=shim,
+        shim_error=shim_error,
+        effect=effect,
+        host_available=available,
+        host_budget=host_budget(available),
+    )
+
+
+def choose_route(machine: Machine) -> Route:
+    """The way to take on a machine: the shim, else TensorFlow's own managed memory, else none."""
+    if not machine.gpu:
+        return Route("none", "there is no GPU that can be used here, so there is no device memory to exceed")
+    if machine.device_total is None:
+        return Route("none", "{} cannot be used: {}".format(machine.gpu, machine.driver_error))
+    if not (machine.managed and machine.concurrent):
+        return Route(
+            "none",
+            "{} cannot page managed memory while it computes: use a GPU of compute capability 6.0 or later under "
+            "Linux".format(machine.gpu),
+        )
+    if machine.effect == "managed":
+        return Route("preload", "the shim takes effect: run commands by python -m tf_um_patch run")
+    if machine.shared:
+        return Route(
+            "none",
+            "the shim {}, and TensorFlow's own managed memory has no ceiling, so it could hang {} for the others that "
+            "seem to use it".format(_why_not(machine), machine.gpu),
+        )
+    fraction = round((machine.device_total + machine.host_budget) / machine.device_total, 2)
+    return Route(
+        "tensorflow",
+        "the shim {}: use TensorFlow's own managed memory, per_process_gpu_memory_fraction={}, which has no ceiling, "
+        "statistics or trace".format(_why_not(machine), fraction),
+        fraction,
+    )
+
+
+def run_probe(shim: Optional[str] = None) -> Dict:
+    """What :func:`tf_um_patch.probe.probe` finds in a fresh process, with the shim preloaded in it or not.
+
+    Never more managed memory is asked for than a small part of what the card has free.
+    """
+    # Without this process's own shim, and without its options.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    environment["LD_PRELOAD"] = shim or ""
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
+    if shim:
+        environment.update(settings(ceiling=LEAST_FREE, threshold=PROBE_BYTES))
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "tf_um_patch.probe"],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            timeout=PROBE_SECONDS,
+        )
+        lines = done.stdout.decode("utf-8", "replace").strip().splitlines()
+        return json.loads(lines[-1])
+    except subprocess.TimeoutExpired:
+        error = "the driver did not answer within {} s: look at the card with nvidia-smi".format(PROBE_SECONDS)
+    except (IndexError, ValueError):
+        error = "the driver ended the process that asked it ({}): reinstall the NVIDIA driver".format(done.returncode)
+    return {"error": error, "devices": 0, "shim": False, "allocation": None}
+
+
+def _effect(facts: Dict) -> str:
+    if not facts["shim"]:
+        return "none"
+    if not facts["allocation"]:
+        return "unproven"
+    if not facts["allocation"]["touched"]:
+        return "broken"
+    return "managed" if facts["allocation"]["managed"] else "plain"
+
+
+def _why_not(machine: Machine) -> str:
+    if machine.shim is None:
+        return "cannot be built ({})".format(machine.shim_error)
+    return {
+        "plain": "is loaded, but its allocations are not managed memory",
+        "broken": "is loaded, but its memory loses what is written to it",
+        "none": "was built, but the dynamic linker did not load it",
+        "unproven": "could not be tried",
+    }[machine.effect]

@@ -1,0 +1,80 @@
+"""Asks the driver what this machine can do, and prints it as JSON: ``python -m tf_um_patch.probe``.
+
+It runs in a process of its own, because CUDA can neither be shut down nor survive a fork, and may hang. With the shim
+preloaded it shows whether the shim took effect: it allocates as a program would and asks the driver what it was given.
+"""
+
+import ctypes
+import json
+from typing import Dict
+
+from tf_um_patch import driver as cuda
+from tf_um_patch.errors import DriverError
+from tf_um_patch.shim import statistics
+
+PROBE_BYTES = 4 << 20  # two pages of managed memory
+LEAST_FREE = 16 * PROBE_BYTES  # on a fuller card nothing is allocated
+_PATTERN = 0x5A
+
+
+def probe() -> Dict:
+    """Facts about the driver and its first device; ``error`` holds what ended the probe early, or None.
+
+    ``devices`` is the number of GPUs, ``version`` that of CUDA which the driver supports, ``name``, ``capability``,
+    ``total`` and ``free`` (bytes), ``managed`` and ``concurrent`` are of the first GPU, ``shim`` says whether the shim
+    is in this process, and ``allocation`` how a small allocation fared: ``{"managed": bool, "touched": bool}``.
+    """
+    facts = {"error": None, "devices": 0, "shim": statistics() is not None, "allocation": None}
+    try:
+        _ask(cuda.Driver(), facts)
+    except DriverError as error:
+        facts["error"] = str(error)
+    return facts
+
+
+def _ask(driver: cuda.Driver, facts: Dict) -> None:
+    version = driver.value("cuDriverGetVersion")
+    facts["version"] = "{}.{}".format(version // 1000, version % 1000 // 10)
+    driver.cuInit(0)
+    facts["devices"] = driver.value("cuDeviceGetCount")
+    if facts["devices"] == 0:
+        return
+    device = driver.value("cuDeviceGet", 0)
+    name = ctypes.create_string_buffer(128)
+    driver.cuDeviceGetName(name, len(name), device)
+    facts["name"] = name.value.decode("utf-8", "replace")
+
+    def attribute(number):
+        return driver.value("cuDeviceGetAttribute", number, device)
+
+    facts["capability"] = "{}.{}".format(attribute(cuda.CAPABILITY_MAJOR), attribute(cuda.CAPABILITY_MINOR))
+    facts["managed"] = bool(attribute(cuda.MANAGED_MEMORY))
+    facts["concurrent"] = bool(attribute(cuda.CONCURRENT_MANAGED_ACCESS))
+    driver.cuCtxSetCurrent(driver.value("cuDevicePrimaryCtxRetain", device, kind=ctypes.c_void_p))
+    try:
+        free, total = ctypes.c_size_t(), ctypes.c_size_t()
+        driver.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total))
+        facts["free"], facts["total"] = free.value, total.value
+        if free.value >= LEAST_FREE:
+            facts["allocation"] = _allocate(driver)
+    finally:
+        driver.cuCtxSetCurrent(None)
+        driver.cuDevicePrimaryCtxRelease_v2(device)
+
+
+def _allocate(driver: cuda.Driver) -> Dict:
+    """Allocates a little, writes to it on the device and reads it back, and asks the driver what the pointer is."""
+    address = driver.value("cuMemAlloc_v2", PROBE_BYTES, kind=ctypes.c_uint64)
+    try:
+        managed = ctypes.c_bool()
+        driver.cuPointerGetAttribute(ctypes.byref(managed), cuda.POINTER_IS_MANAGED, address)
+        driver.cuMemsetD8_v2(address, _PATTERN, PROBE_BYTES)
+        copy = (ctypes.c_ubyte * PROBE_BYTES)()
+        driver.cuMemcpyDtoH_v2(copy, address, PROBE_BYTES)
+        return {"managed": managed.value, "touched": bytes(copy) == bytes([_PATTERN]) * PROBE_BYTES}
+    finally:
+        driver.cuMemFree_v2(address)
+
+
+if __name__ == "__main__":
+    print(json.dumps(probe()))

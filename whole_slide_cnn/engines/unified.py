@@ -1,0 +1,217 @@
+"""Whole-slide training over unified memory (2021 paper, Methods): the whole canvas in one graph, ordered by a plan.
+
+Every feature map of the canvas exists at once, as strips. Where they exceed the device's memory, unified memory pages
+them to the host, and the order in which operations run decides how often. So the graph is cut into groups of operations
+that fit the device together, which run one after the other (Group Execution), and what a group needs is fetched while
+the one before it runs (Group Prefetch). The numbers stay those of ``direct``.
+"""
+
+import warnings
+from dataclasses import dataclass
+from typing import Dict, List, Optional
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+from graph_tools.apply import EditReport, apply
+from graph_tools.apply import session_config as ordered_session_config
+from graph_tools.extract import extract
+from graph_tools.plan import Plan
+from graph_tools.planner import make_plan
+from tf_um_patch.ops import load_ops
+from whole_slide_cnn.engines.base import Engine, Prediction, has_gpu
+from whole_slide_cnn.models import build, geometry
+from whole_slide_cnn.models.network import Network
+from whole_slide_cnn.models.strips import StripBuilder, Strips, even_partition
+from whole_slide_cnn.models.trace import MOST_ELEMENTS
+from whole_slide_cnn.sizes import Size, Window
+from whole_slide_cnn.slides.canvas import Canvas
+
+MB = 10**6
+DEFAULT_STRIP_MB, DEFAULT_GROUP_MB = 256, 4000
+
+_VALUE_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2}
+_MARGIN = 8  # a strip with its halo and what gradients unroll of it stays below 2^31 elements
+
+
+@dataclass(frozen=True)
+class UnifiedOptions:
+    """How a canvas is cut, and its operations ordered.
+
+    Attributes:
+        strip_mb: a strip of a feature map has at most so many megabytes.
+        group_mb: what the operations of a group touch has at most so many megabytes together.
+        prefetch_depth: groups ahead that a tensor is fetched; 0 fetches nothing, 1 is the paper's.
+    """
+
+    strip_mb: float = DEFAULT_STRIP_MB
+    group_mb: float = DEFAULT_GROUP_MB
+    prefetch_depth: int = 1
+
+
+class UnifiedEngine(Engine):
+    """Plain back-propagation through strips of the whole canvas, in the order of a plan.
+
+    Attributes:
+        plan: of a training step; None in an engine that only predicts.
+        edits: what the plan added to the graph.
+
+    Args:
+        strip_mb, group_mb, prefetch_depth: see :class:`UnifiedOptions`.
+        move_ops: what :func:`tf_um_patch.ops.load_ops` gave, to fetch tensors ahead with; by default loaded where there
+            is a GPU. Without it nothing is fetched ahead.
+
+    Raises:
+        TensorTooLargeError: one row of a feature map does not fit a strip.
+        GraphToolsError: the step cannot be planned.
+    """
+
+    name = "unified"
+
+    def __init__(
+        self,
+        network: Network,
+        canvas_size: Size,
+        compute: str = "float32",
+        optimiser=None,
+        strip_mb: float = DEFAULT_STRIP_MB,
+        group_mb: float = DEFAULT_GROUP_MB,
+        prefetch_depth: int = 1,
+        move_ops=None,
+    ):
+        if move_ops is None and prefetch_depth and has_gpu():
+            move_ops = load_ops()
+            if not move_ops.available:
+                warnings.warn(move_ops.reason, stacklevel=2)
+        self._move_ops = move_ops if move_ops is not None and move_ops.available else None
+        self._options = UnifiedOptions(strip_mb, group_mb, prefetch_depth)
+        self.plan: Optional[Plan] = None
+        self.edits = EditReport()
+        super().__init__(network, canvas_size, compute, optimiser)
+
+    def _build_graph(self):
+        graph = _CanvasGraph(self.network, self.canvas_size, self.compute, self._variables, self._options)
+        self._bounds, self._pixels, self._label = graph.bounds, graph.pixels, graph.label
+        self._share = tf.placeholder(build.variable_type(self.compute), [], "share")
+        # Apart from training: a plan ties every operation to its group, and prediction would wait for gradients.
+        embedding = graph.embedding()
+        self._predicted, self._class_map = graph.outputs(embedding), graph.class_map(embedding)
+        loss, probabilities = graph.outputs(graph.embedding())
+        gradients = tf.gradients(loss, [self._variables[name] for name in self._trainable])
+        self._trained = [loss, probabilities, self._add_to_sums(self._trainable, gradients, self._share)]
+        self.plan = _plan_of(self._graph, self._trained, self._options)
+        self.edits = apply(self._graph, self.plan, None if self._move_ops is None else self._prefetch)
+
+    def _prefetch(self, tensor: tf.Tensor, name: str) -> tf.Operation:
+        return self._move_ops.prefetch(tensor, name=name)
+
+    def _session_config(self) -> tf.ConfigProto:
+        return ordered_session_config(super()._session_config())
+
+    def predict(self, canvas: Canvas, label: Optional[int] = None) -> Prediction:
+        loss, probabilities = self._session.run(self._predicted, self._feed(canvas, 0 if label is None else label))
+        return Prediction(float("nan") if label is None else float(loss), probabilities)
+
+    def class_map(self, canvas: Canvas) -> np.ndarray:
+        return self._session.run(self._class_map, self._feed(canvas, 0))
+
+    def _add_gradient(self, canvas: Canvas, label: int, share: float) -> Prediction:
+        feed = self._feed(canvas, label)
+        feed[self._share] = share
+        loss, probabilities, _ = self._session.run(self._trained, feed)
+        return Prediction(float(loss), probabilities)
+
+    def _feed(self, canvas: Canvas, label: int):
+        feed = {self._label: label}
+        for start, stop, pixels in zip(self._bounds[:-1], self._bounds[1:], self._pixels):
+            feed[pixels] = canvas.read(Window(start, 0, stop - start, self.canvas_size.width))[np.newaxis]
+        return feed
+
+
+def step_plan(
+    network: Network,
+    canvas: Size,
+    compute: str,
+    options: UnifiedOptions,
+    training: bool = True,
+    unrolls: bool = False,
+) -> Plan:
+    """The plan of a step, from a graph that is built but never run: it may be of any size.
+
+    Args:
+        training: whether gradients are computed.
+        unrolls: whether convolutions unroll their input into patches, as TensorFlow's own CPU kernels do.
+
+    Raises:
+        TensorTooLargeError: one row of a feature map does not fit a strip.
+        GraphToolsError: the step cannot be planned.
+    """
+    with tf.Graph().as_default() as graph:
+        variables = build.create_variables(network, compute)
+        canvas_graph = _CanvasGraph(network, canvas, compute, variables, options)
+        fetches = list(canvas_graph.outputs(canvas_graph.embedding()))
+        if training:
+            trained = [variables[spec.name] for spec in network.variables if spec.trainable]
+            fetches += [gradient for gradient in tf.gradients(fetches[0], trained) if gradient is not None]
+        return _plan_of(graph, fetches, options, unrolls)
+
+
+def _plan_of(graph: tf.Graph, fetches: List, options: UnifiedOptions, unrolls: bool = False) -> Plan:
+    ops = extract(graph, fetches, workspace_limit=MOST_ELEMENTS if unrolls else 0)
+    return make_plan(ops, int(options.group_mb * MB), depth=options.prefetch_depth)
+
+
+class _CanvasGraph:
+    """Operations on a whole canvas, in the current graph.
+
+    Attributes:
+        bounds: rows at which the strips of pixels begin, and the canvas's height.
+        pixels: placeholders of these strips, uint8 (1, rows, width, 3).
+        label: placeholder of the slide's class.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        canvas: Size,
+        compute: str,
+        variables: Dict[str, tf.Variable],
+        options: UnifiedOptions,
+    ):
+        self._network, self._canvas, self._compute, self._variables = network, canvas, compute, variables
+        elements = min(int(options.strip_mb * MB) // _VALUE_BYTES[compute], MOST_ELEMENTS // _MARGIN)
+        self._partition = even_partition(network.trunk, canvas, elements)
+        self.bounds = self._partition(canvas.height)
+        self.label = tf.placeholder(tf.int32, [], "label")
+        self.pixels = [
+            tf.placeholder(tf.uint8, (1, stop - start, canvas.width, 3), "pixels")
+            for start, stop in zip(self.bounds[:-1], self.bounds[1:])
+        ]
+
+    def embedding(self) -> Strips:
+        """The embedding map in the compute type."""
+        inputs = tuple(build.normalise(self._network, pixels, self._compute) for pixels in self.pixels)
+        builder = StripBuilder(self._network.trunk, self._variables, self._compute, self._partition)
+        return builder.on(Strips(self.bounds, inputs))
+
+    def outputs(self, embedding: Strips):
+        """Loss and probabilities."""
+        return build.head(self._network, self._variables, self._pooled(embedding), self.label)
+
+    def class_map(self, embedding: Strips) -> tf.Tensor:
+        """Logits (cells high, cells wide, classes)."""
+        parts = [build.logits_of_cells(self._network, self._variables, map_) for map_ in self._cast(embedding)]
+        cells = geometry.cells_of(self._network.trunk, self._canvas)
+        return tf.reshape(tf.concat(parts, 0), cells + (self._network.classes,))
+
+    def _pooled(self, embedding: Strips) -> tf.Tensor:
+        dtype = build.variable_type(self._compute)
+        if self._network.pooling == "gmp":
+            highest = tf.stack([build.pool_maximum(tensor, dtype)[0] for tensor in embedding.tensors])
+            # strips are in raster order, and so the first of equal strips holds the first of equal cells
+            return build.pool_maximum(highest[tf.newaxis, :, tf.newaxis, :], dtype)[0]
+        sums = [tf.reduce_sum(map_, axis=[0, 1, 2]) for map_ in self._cast(embedding)]
+        return tf.add_n(sums) / (embedding.height * embedding.width)
+
+    def _cast(self, embedding: Strips) -> List[tf.Tensor]:
+        return [tf.cast(tensor, build.variable_type(self._compute)) for tensor in embedding.tensors]
