@@ -7,7 +7,7 @@ GOLDENS ?=
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-parallel demo test test-slow lint sanitize exactness goldens clean FORCE
+.PHONY: help setup setup-parallel demo test test-slow lint sanitize exactness goldens lungmosaic clean FORCE
 
 # TensorFlow's start-up notices hide what the commands say; its errors stay.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
@@ -74,6 +74,9 @@ exactness: $(STAMP) ## Compare loss and gradients of every engine with direct, a
 goldens: $(if $(GOLDENS),$(STAMP)) ## Check results of the published implementation: make goldens GOLDENS='a.json b.json'
 	@[ -n "$(GOLDENS)" ] || { echo "error: name the files, as in: make goldens GOLDENS='a.json b.json'" >&2; exit 2; }
 	$(RUN) tests/goldens.py $(GOLDENS) $(ARGS)
+
+lungmosaic: $(STAMP) ## Compare poolings on small and large lesions: make lungmosaic ARGS='--photographs FOLDER'
+	$(RUN) benchmarks/lungmosaic.py $(ARGS)
 
 clean: ## Remove virtual environments and caches; results/ stays.
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -12,7 +12,7 @@ from whole_slide_cnn.config import load_config
 from whole_slide_cnn.errors import ConfigError, SlideError, TrainingError, WholeSlideError
 from whole_slide_cnn.files import make_folder, write_text
 
-CONFIG, LOCALISATION = "config.yaml", "localisation.csv"
+CONFIG, LOCALISATION, THRESHOLDS = "config.yaml", "localisation.csv", "thresholds.csv"
 THRESHOLD = 0.5  # of the contours
 
 
@@ -94,6 +94,7 @@ def heatmap(config, checkpoint, output, records, lists, classes=None, threshold=
         found = {record.slide_id: (record, result) for found, _ in parts for record, result in found}
         in_order = [found[record.slide_id] for record in source.records if record.slide_id in found]
         _write_localisation(os.path.join(output, LOCALISATION), in_order)
+        _write_thresholds(os.path.join(output, THRESHOLDS), [result for _, result in in_order])
     print("heat maps of {} slides: {}".format(len(source) - len(failed), output))
     return failed
 
@@ -229,6 +230,18 @@ def _write_localisation(path, found):
         values = [getattr(result, column) for _, result in found if not math.isnan(getattr(result, column))]
         means.append("{:.3f}".format(sum(values) / len(values)) if values else "undefined")
     print("lesions of {} slides: mean IoU {}, mean pixel AUC {}".format(len(found), *means))
+
+
+def _write_thresholds(path, results):
+    """The mean IoU at every threshold, from which one is chosen on validation slides and given for others."""
+    from whole_slide_cnn.evaluation import localisation
+
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("threshold", "mean_iou"))
+    for threshold, ious in zip(localisation.THRESHOLDS, zip(*(result.ious for result in results))):
+        writer.writerow((threshold, sum(ious) / len(ious)))
+    write_text(path, text.getvalue())
 
 
 def _indices(names, classes):

@@ -39,11 +39,12 @@ _composer = None  # of this worker process
 def main(arguments):
     options = _parse(arguments)
     settings = SlideSettings(
-        options.size, tuple(options.tissue), tuple(options.lesion), options.classes[0], options.seed
+        options.size, tuple(options.tissue), tuple(options.lesion), options.classes[0], options.seed, options.group
     )
     _check_options(options)
     source = _source(options)
     splits = split_by_source(source.photographs, options.seed)
+    SlideComposer(source, splits, {}, settings)  # refuses what it cannot compose before anything is written
     _prepare_folder(options.output, options.overwrite)
     description = _description(options, splits)
     _write_description(options.output, description)  # first, so that --overwrite knows an interrupted run's folder
@@ -76,6 +77,9 @@ def _parse(arguments):
     add("--mpp", type=float, default=1.0, help="micrometres per pixel to state in the slides and lists")
     add("--tissue", nargs=2, type=float, default=[0.3, 0.6], metavar="SHARE", help="least and most tissue per slide")
     add("--lesion", nargs=2, type=float, default=[0.1, 0.4], metavar="SHARE", help="least and most lesion per tissue")
+    add("--group", type=int, metavar="N",
+        help="divide the sources of val and of test into groups of N per class and let each slide draw from one group, "
+        "so that slides of different groups share no photograph")  # fmt: skip
     add("--seed", type=int, default=0, help="of everything random")
     add("--workers", type=int, default=2, help="processes")
     add("--overwrite", action="store_true", help="replace a data set that an earlier run left in the folder")
@@ -188,6 +192,7 @@ def _write_slide(job):
         "block": block,
         "tissue_share": round(float(slide.tissue_share), 6),
         "lesion_share": round(float(slide.lesion_share), 6),
+        "sources": slide.sources,
         "colour_mean": [round(float(value), 3) for value in slide.colour.mean],
         "colour_deviation": [round(float(value), 3) for value in slide.colour.deviation],
     }

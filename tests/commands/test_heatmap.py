@@ -100,6 +100,8 @@ def test_the_lesion_is_found_where_it_is(lesion_slide, call):
     assert (row["slide_id"], row["label"]) == ("lesion", "1")
     assert float(row["iou"]) > 0.95 and float(row["pixel_auc"]) > 0.995
     assert int(row["lesion_pixels"]) == lesion.sum()
+    ious = {float(row["threshold"]): float(row["mean_iou"]) for row in read_csv(output / "thresholds.csv")}
+    assert len(ious) == 19 and ious[0.5] == float(row["iou"]) > ious[0.95]
     assert "lesions of 1 slides: mean IoU {:.3f}".format(float(row["iou"])) in outcome.stdout
 
     # by the contours, without our own code

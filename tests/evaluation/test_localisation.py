@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from whole_slide_cnn.evaluation.localisation import localise
+from whole_slide_cnn.evaluation.localisation import THRESHOLDS, localise
 
 LESION = np.array([[1, 1, 0, 0], [0, 0, 0, 0]], bool)
 HEAT = np.array([[0.9, 0.5, 0.6, 0.1], [0.2, 0.2, 0.99, np.nan]])
@@ -18,6 +18,13 @@ def test_by_hand():
     assert found.pixel_auc == 9 / 10  # of the pairs, only 0.5 loses to 0.6
     assert localise(HEAT, LESION).iou == 2 / 4
     assert localise(HEAT, LESION, TISSUE, 0.7).iou == 1 / 2
+
+
+def test_the_iou_at_every_threshold_is_that_of_the_threshold_alone():
+    found = localise(HEAT, LESION, TISSUE)
+    assert THRESHOLDS[0] == 0.05 and THRESHOLDS[-1] == 0.95 and 0.5 in THRESHOLDS
+    assert found.ious == tuple(localise(HEAT, LESION, TISSUE, threshold).iou for threshold in THRESHOLDS)
+    assert found.ious[0] == 2 / 6 and found.ious[-1] == 0
 
 
 def test_a_perfect_and_a_useless_map():

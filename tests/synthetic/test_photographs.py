@@ -13,6 +13,7 @@ from whole_slide_cnn.slides.photographs import (
     FolderPhotographs,
     Photograph,
     ProceduralPhotographs,
+    group_by_source,
     split_by_source,
 )
 
@@ -61,6 +62,31 @@ def test_too_few_sources_are_refused_with_the_class():
 def _save(path, size=(80, 70), mode="RGB"):
     os.makedirs(os.path.dirname(path), exist_ok=True)
     Image.new(mode, size, 90).save(path)
+
+
+@given(st.integers(3, 5), st.integers(5, 20), st.integers(5, 20), st.integers(0, 10**6))
+@settings(max_examples=30, deadline=None)
+def test_groups_share_no_source_and_lose_none(size, first, second, seed):
+    parts = {
+        label: [p for p in _photographs(count, 2) if p.label == label] for label, count in zip(CLASSES, (first, second))
+    }
+    groups = group_by_source(parts, size, seed)
+    assert len(groups) == min(first, second) // size
+    for label, photographs in parts.items():
+        assert sorted(p for group in groups for p in group[label]) == photographs
+        owned = [{p.source for p in group[label]} for group in groups]
+        assert sum(map(len, owned)) == len(set.union(*owned))
+        assert size <= min(map(len, owned)) and max(map(len, owned)) <= min(map(len, owned)) + 1
+
+
+def test_groups_depend_on_the_seed_but_not_on_order_and_need_their_sources():
+    parts = {"squamous": [p for p in _photographs(12, 2) if p.label == "squamous"]}
+    groups = group_by_source(parts, 3, 1)
+    backwards = group_by_source({"squamous": parts["squamous"][::-1]}, 3, 1)
+    assert [sorted(group["squamous"]) for group in backwards] == [sorted(group["squamous"]) for group in groups]
+    assert group_by_source(parts, 3, 2) != groups
+    with pytest.raises(WholeSlideError, match="'squamous' has 12 source photographs in a split; a group needs 13"):
+        group_by_source(parts, 13, 1)
 
 
 def test_folder_sources_are_names_up_to_the_last_underscore(tmp_path):

@@ -74,6 +74,11 @@ def test_the_description_names_what_it_was_made_from(made):
     assert [slide["slide_id"] for slide in description["slides"] if slide["split"] == "train"] == [
         row["slide_id"] for row in _rows(made, "train")
     ]
+    for slide in description["slides"]:
+        sources = {label: description["sources"][slide["split"]][label] for label in CLASSES}
+        for region, names in slide["sources"].items():
+            label = slide["label"] if region == "lesion" else "normal"
+            assert names and set(names) <= {"{}/{}".format(label, source) for source in sources[label]}
     assert json.loads((made / "colour_baseline.json").read_text())["passed"] is True
 
 
@@ -127,6 +132,8 @@ def test_an_interrupted_run_can_be_overwritten(photographs, tmp_path, monkeypatc
         (["--classes", "normal", "liver"], "no subfolder for class 'liver'"),
         (["--tissue", "0.9", "0.95"], "tissue range"),
         (["--size", "64"], "use 128 or more"),
+        (["--group", "1"], "use 3 or more"),
+        (["--group", "4"], "class 'normal' has 3 source photographs in a split; a group needs 4"),
     ],
 )
 def test_bad_options_are_refused_before_anything_is_written(photographs, tmp_path, more, words):

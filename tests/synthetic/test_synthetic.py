@@ -109,10 +109,37 @@ def test_only_sources_of_the_split_are_used_and_a_sham_lesion_has_its_own():
     composer = SlideComposer(source, splits, {}, SlideSettings(size=128))
     for label in CLASSES:
         for seed in range(5):
-            surroundings, lesion = composer._draw_sources(np.random.RandomState(seed), "val", label)
+            surroundings, lesion = composer._draw_sources(np.random.RandomState(seed), splits["val"], label)
             assert surroundings and lesion
             assert set(surroundings) <= set(splits["val"]["normal"]) and set(lesion) <= set(splits["val"][label])
             assert not {p.source for p in surroundings if p.label == label} & {p.source for p in lesion}
+
+
+def test_the_sources_of_a_slide_are_named(slides):
+    for label, slide in slides.items():
+        surroundings, lesion = slide.sources["surroundings"], slide.sources["lesion"]
+        assert surroundings and lesion and not set(surroundings) & set(lesion)
+        assert {name.split("/")[0] for name in surroundings} == {"normal"}
+        assert {name.split("/")[0] for name in lesion} == {label}
+
+
+def test_grouped_slides_share_sources_within_their_group_alone():
+    """Seven sources in groups of three make two groups, of three and of four; block 2 is of the group of block 0."""
+    source = ProceduralPhotographs(CLASSES[:2], 28, 1, size=96)
+    composer = _composer(source, size=160, group=3)
+    used = [set(), set()]
+    for block in range(4):
+        for label in CLASSES[:2]:
+            names = [name for part in composer.compose("test", label, block).sources.values() for name in part]
+            used[block % 2].update(names)
+    assert not used[0] & used[1]
+    ungrouped = _composer(source, size=160)
+    everything = set()
+    for block in range(4):
+        everything.update(*ungrouped.compose("test", "normal", block).sources.values())
+    assert len([name for name in used[0] if name.startswith("normal")]) <= 4 < len(everything)
+    for composed in zip(*(c.compose("train", "adenocarcinoma", 0) for c in (composer, ungrouped))):
+        np.testing.assert_equal(*composed)  # training slides draw from all sources in any case
 
 
 def test_texture_separates_what_colour_does_not(composer):
@@ -149,6 +176,7 @@ def test_lungmosaic_lesions_have_the_colour_of_their_surroundings():
         ({"tissue": (0.5, 0.9)}, "tissue range"),
         ({"lesion": (0.0, 0.4)}, "lesion range"),
         ({"lesion": (0.5, 1.2)}, "lesion range"),
+        ({"group": 2}, "a group of 2 sources is too small; use 3 or more"),
     ],
 )
 def test_settings_out_of_range_are_refused(change, words):

@@ -2,12 +2,13 @@
 
 import dataclasses
 import math
-from typing import Optional
+from typing import Optional, Sequence, Tuple
 
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
 THRESHOLD = 0.5
+THRESHOLDS = tuple(step / 20.0 for step in range(1, 20))  # among which one may be chosen on a validation list
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +20,7 @@ class Localisation:
     threshold: float
     lesion_pixels: int
     tissue_pixels: int
+    ious: Tuple[float, ...]  # at each of THRESHOLDS
     note: str = ""  # why a number is undefined (nan); empty otherwise
 
 
@@ -41,17 +43,24 @@ def localise(
     if not heat.shape == lesion.shape == tissue.shape:
         raise ValueError("heat {}, lesion {} and tissue {} differ".format(heat.shape, lesion.shape, tissue.shape))
     values, truth = np.nan_to_num(np.asarray(heat, np.float64)[tissue]), lesion[tissue]
-    marked = values >= threshold
-    union = int((marked | truth).sum())
+    iou, *ious = _ious(values, truth, (threshold,) + THRESHOLDS)
     count = int(truth.sum())
     note = ""
     if not 0 < count < len(truth):
         note = "no {}, so the pixel AUC is undefined".format("tissue beside the lesion" if count else "lesion")
     return Localisation(
-        iou=float((marked & truth).sum()) / union if union else math.nan,
+        iou=iou,
         pixel_auc=math.nan if note else float(roc_auc_score(truth, values)),
         threshold=threshold,
         lesion_pixels=count,
         tissue_pixels=len(truth),
+        ious=tuple(ious),
         note=note,
     )
+
+
+def _ious(values: np.ndarray, truth: np.ndarray, thresholds: Sequence[float]):
+    """Intersection over union at every threshold; nan where neither map nor mask marks a pixel."""
+    inside, outside = (np.sort(part) for part in (values[truth], values[~truth]))
+    common, beside = (len(part) - np.searchsorted(part, thresholds) for part in (inside, outside))
+    return [float(hit) / (len(inside) + miss) if len(inside) + miss else math.nan for hit, miss in zip(common, beside)]

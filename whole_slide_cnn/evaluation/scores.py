@@ -57,7 +57,7 @@ class Report:
 
     def to_dict(self) -> Dict[str, Any]:
         """JSON types; undefined numbers are None, and counts are called what they count."""
-        return _renamed(_without_nan(dataclasses.asdict(self)), "slides", self.unit)
+        return _renamed(without_nan(dataclasses.asdict(self)), "slides", self.unit)
 
     def to_json(self, cases: Optional["Report"] = None) -> str:
         """Indented JSON; undefined numbers are null. The report on cases, if given, stands under ``cases``."""
@@ -251,6 +251,15 @@ def format_auc(auc) -> str:
     return "{:.3f} ({:.3f} to {:.3f})".format(auc.value, auc.low, auc.high)
 
 
+def without_nan(value):
+    """JSON types, nested, with None in the place of numbers that are not defined (nan)."""
+    if isinstance(value, dict):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
 def _header(classes):
     return list(_LEADING) + [_PREFIX + name for name in classes] + [_LAST]
 
@@ -288,14 +297,6 @@ def _table(report):
         lines.append(row(*cells, width=width))
     lines += ["{}: {}".format(entry.name, entry.auc.note) for entry in report.classes if entry.auc.note]
     return "\n".join(lines) + "\n"
-
-
-def _without_nan(value):
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _renamed(value, old, new):

@@ -167,3 +167,32 @@ def _owners(sources, label, seed):
     order = random_stream(seed, "split", label).permutation(len(sources))
     names = ["val"] * val + ["test"] * test + ["train"] * (len(sources) - val - test)
     return {sources[index]: name for index, name in zip(order, names)}
+
+
+def group_by_source(parts, size, seed):
+    """Divide the photographs of one split into groups that share no source.
+
+    Args:
+        parts: ``{label: [Photograph]}`` of the split, as from ``split_by_source``.
+        size: sources per class of a group; where they do not come out even, some groups have more.
+        seed: decides which source goes where, for each class on its own.
+
+    Returns:
+        list of ``{label: [Photograph, ...]}``, one for each group.
+
+    Raises:
+        WholeSlideError: a class has fewer sources than one group needs.
+    """
+    sources = {label: sorted({photograph.source for photograph in part}) for label, part in parts.items()}
+    label, fewest = min(((label, len(names)) for label, names in sources.items()), key=lambda item: item[1])
+    if fewest < size:
+        raise WholeSlideError(
+            "class {!r} has {} source photographs in a split; a group needs {}".format(label, fewest, size)
+        )
+    groups = [{} for _ in range(fewest // size)]
+    for label, names in sorted(sources.items()):
+        order = random_stream(seed, "group", label).permutation(len(names))
+        owner = {names[index]: position % len(groups) for position, index in enumerate(order)}
+        for number, group in enumerate(groups):
+            group[label] = [photograph for photograph in parts[label] if owner[photograph.source] == number]
+    return groups

@@ -3,11 +3,14 @@
 Every slide has a block number within its split. Slides of one block, one of each class, share outline, lesion
 outline and staining: what they do not share is what the lesion is made of, which photographs fill the tissue, and
 where. Colour and area thus say nothing about the class, however few slides there are.
+
+Slides that share photographs are not independent of each other. On request those of val and test draw from groups of
+sources, so that slides of different groups share none.
 """
 
 import functools
 from dataclasses import dataclass
-from typing import NamedTuple, Tuple
+from typing import Dict, NamedTuple, Optional, Tuple
 
 import numpy as np
 from scipy import ndimage
@@ -18,14 +21,17 @@ from whole_slide_cnn.slides.colour_matching import BRIGHTEST, Colour, map_within
 from whole_slide_cnn.slides.layout import draw_layout, magnify
 from whole_slide_cnn.slides.mosaic import CELL, Seams, place, render
 from whole_slide_cnn.slides.noise import random_stream
+from whole_slide_cnn.slides.photographs import LEAST_SOURCES, group_by_source
 
 LEAST_SIZE = 128
+REGIONS = ("surroundings", "lesion")
 _BLOCK = 1024  # side in pixels of the parts of a slide composed at a time
 _SOFT_EDGE = 1.5  # deviation in pixels of the blur that softens the outlines of tissue and lesion
 _FAINTEST = 0.04  # share of tissue below which a pixel at its soft edge is white
 _LESION_SOURCES = 1.0 / 3  # of the sources of a class, those a single lesion may be made of
 _CACHED_PHOTOGRAPHS = 512
 _SAMPLE = 150000  # pixels that suffice to measure a slide's staining
+_GROUPED_SPLITS = ("val", "test")  # what is measured; training profits from every slide having many sources
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,8 @@ class SlideSettings:
         lesion: least and most lesion area relative to the tissue.
         normal: the class all tissue but the lesions is made of.
         seed: of everything random.
+        group: sources per class of the groups that slides of val and test draw from, each slide from one group;
+            None lets every slide draw from all sources of its split.
 
     Raises:
         WholeSlideError: a value is out of range.
@@ -48,6 +56,7 @@ class SlideSettings:
     lesion: Tuple[float, float] = (0.1, 0.4)
     normal: str = "normal"
     seed: int = 0
+    group: Optional[int] = None
 
     def __post_init__(self):
         if self.size < LEAST_SIZE:
@@ -57,6 +66,10 @@ class SlideSettings:
                 raise WholeSlideError(
                     "the {} range {} to {} must rise within 0 (excluded) and {}".format(name, low, high, most)
                 )
+        if self.group is not None and self.group < LEAST_SOURCES:
+            raise WholeSlideError(
+                "a group of {} sources is too small; use {} or more".format(self.group, LEAST_SOURCES)
+            )
 
 
 class SyntheticSlide(NamedTuple):
@@ -64,7 +77,8 @@ class SyntheticSlide(NamedTuple):
 
     ``image`` is uint8 (size, size, 3), exactly 255 outside the tissue; ``mask`` is uint8 (size, size), 255 in the
     lesion and 0 elsewhere, all 0 for a normal slide; ``tissue_share`` and ``lesion_share`` are the areas drawn (that
-    of a sham lesion too) relative to slide and tissue; ``colour`` is the staining.
+    of a sham lesion too) relative to slide and tissue; ``colour`` is the staining; ``sources`` names, sorted, what the
+    photographs of each region, "surroundings" and "lesion" (or sham lesion), were taken from: "class/source".
     """
 
     image: np.ndarray
@@ -72,6 +86,7 @@ class SyntheticSlide(NamedTuple):
     tissue_share: float
     lesion_share: float
     colour: Colour
+    sources: Dict[str, Tuple[str, ...]]
 
 
 class SlideComposer:
@@ -84,7 +99,7 @@ class SlideComposer:
         settings: SlideSettings.
 
     Raises:
-        WholeSlideError: there are no photographs of the normal class.
+        WholeSlideError: there are no photographs of the normal class, or fewer sources than a group needs.
     """
 
     def __init__(self, source, splits, colours, settings):
@@ -93,8 +108,14 @@ class SlideComposer:
                 raise WholeSlideError(
                     "split {} has no photographs of {!r}, the class tissue is made of".format(split, settings.normal)
                 )
-        self._splits, self._colours, self._settings = splits, colours, settings
+        self._colours, self._settings = colours, settings
+        self._groups = {split: self._grouped(split, parts) for split, parts in splits.items()}
         self._load = functools.lru_cache(_CACHED_PHOTOGRAPHS)(functools.partial(_load_measured, source))
+
+    def _grouped(self, split, parts):
+        if self._settings.group is None or split not in _GROUPED_SPLITS:
+            return [parts]
+        return group_by_source(parts, self._settings.group, self._settings.seed)
 
     def compose(self, split, label, block):
         """Compose one slide.
@@ -109,17 +130,24 @@ class SlideComposer:
         layout = draw_layout(shared, settings.size, *shares)
         own = random_stream(settings.seed, split, block, label)
         canvas = _Canvas(layout, settings.size, own)
-        surroundings, lesion = self._draw_sources(own, split, label)
-        layers = [
-            place(own, canvas.cells(region), photographs, self._load, colour)
-            for region, photographs in (("surroundings", surroundings), ("lesion", lesion))
-        ]
-        image = canvas.fill(layers, self._load, colour)
+        parts = self._groups[split][block % len(self._groups[split])]
+        layers = {
+            region: place(own, canvas.cells(region), photographs, self._load, colour)
+            for region, photographs in zip(REGIONS, self._draw_sources(own, parts, label))
+        }
+        image = canvas.fill([layers[region] for region in REGIONS], self._load, colour)
         canvas.stain(image, colour)
         mask = np.zeros((settings.size, settings.size), np.uint8)
         if label != settings.normal:
             mask[canvas.lesion()] = 255
-        return SyntheticSlide(image, mask, layout.tissue.mean(), layout.lesion.sum() / layout.tissue.sum(), colour)
+        return SyntheticSlide(
+            image,
+            mask,
+            layout.tissue.mean(),
+            layout.lesion.sum() / layout.tissue.sum(),
+            colour,
+            {region: _source_names(placements) for region, placements in layers.items()},
+        )
 
     def _draw_colour(self, stream, split):
         """A staining from the pool of all classes, each class being as likely as the others."""
@@ -128,28 +156,32 @@ class SlideComposer:
         colours = pool[labels[stream.randint(len(labels))]]
         return reachable(colours[stream.randint(len(colours))])
 
-    def _draw_sources(self, stream, split, label):
+    def _draw_sources(self, stream, parts, label):
         """Photographs of the surroundings and of the lesion, which is of other sources even if both are normal.
 
         Normal and diseased slides draw from equally many sources, so that variety says nothing either.
         """
         normal = self._settings.normal
-        sources = _sources(self._splits[split][normal])
+        sources = _sources(parts[normal])
         order = [sources[k] for k in stream.permutation(len(sources))]
-        fewest = min(len(_sources(part)) for part in self._splits[split].values())
+        fewest = min(len(_sources(part)) for part in parts.values())
         count = max(1, int(fewest * _LESION_SOURCES))
         sham, background = order[:count], order[count:]
         if label != normal:
-            sources = _sources(self._splits[split][label])
+            sources = _sources(parts[label])
             sham = [sources[k] for k in stream.permutation(len(sources))[:count]]
         return (
-            [photograph for photograph in self._splits[split][normal] if photograph.source in background],
-            [photograph for photograph in self._splits[split][label] if photograph.source in sham],
+            [photograph for photograph in parts[normal] if photograph.source in background],
+            [photograph for photograph in parts[label] if photograph.source in sham],
         )
 
 
 def _sources(photographs):
     return sorted({photograph.source for photograph in photographs})
+
+
+def _source_names(placements):
+    return tuple(sorted({"{0.label}/{0.source}".format(placement.photograph) for placement in placements}))
 
 
 class _Canvas:
