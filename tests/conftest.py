@@ -105,6 +105,17 @@ def _resolution(pixels_per_centimetre):
     return {"resolution": (pixels_per_centimetre, pixels_per_centimetre), "resolutionunit": "CENTIMETER"}
 
 
+@pytest.fixture(scope="session", autouse=True)
+def library_cache(tmp_path_factory):
+    """The cache of compiled libraries of this session, which leaves the user's alone. For all tests: a process can load
+    the operations of one cache only."""
+    folder = str(tmp_path_factory.mktemp("cache"))
+    patch = pytest.MonkeyPatch()
+    patch.setenv("TF_UM_PATCH_CACHE", folder)
+    yield folder
+    patch.undo()
+
+
 @pytest.fixture(scope="session")
 def slide_set(tmp_path_factory):
     """A :class:`SlideSet` that no test changes."""

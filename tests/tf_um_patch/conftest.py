@@ -15,16 +15,6 @@ WARNINGS = ["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror"]
 LIBRARIES = ["-L.", "-l:libcuda.so.1", "-l:libcudart.so.12", "-ldl", "-lpthread"]
 
 
-@pytest.fixture(scope="session", autouse=True)
-def cache(tmp_path_factory):
-    """The cache of compiled libraries of this session, which leaves the user's alone."""
-    folder = str(tmp_path_factory.mktemp("cache"))
-    patch = pytest.MonkeyPatch()
-    patch.setenv("TF_UM_PATCH_CACHE", folder)
-    yield folder
-    patch.undo()
-
-
 @pytest.fixture(scope="session")
 def compilers():
     """Skips a test on a machine without compilers."""
@@ -33,7 +23,7 @@ def compilers():
 
 
 @pytest.fixture(scope="session")
-def shim(cache, compilers):
+def shim(library_cache, compilers):
     """Path of the compiled shim."""
     return build_shim()
 
