@@ -8,6 +8,7 @@ from tf_um_patch.ops import load_ops
 from whole_slide_cnn.engines.direct import DirectEngine
 from whole_slide_cnn.engines.memory import engine_memory
 from whole_slide_cnn.engines.unified import UnifiedEngine, UnifiedOptions, step_plan
+from whole_slide_cnn.errors import ConfigError
 from whole_slide_cnn.models.network import Network
 from whole_slide_cnn.sizes import Size
 from whole_slide_cnn.slides.canvas import ArrayCanvas
@@ -96,3 +97,8 @@ def test_memory_is_stated_before_the_run():
     assert small < large < 4 * small and predicting < large
     plan = step_plan(NETWORK, Size(60000, 60000), "float32", UnifiedOptions(strip_mb=20000, group_mb=10**6))
     assert plan.peak_bytes > 4 * 16 * 30000**2
+
+
+def test_what_cannot_be_planned_is_a_mistake_of_the_configuration():
+    with pytest.raises(ConfigError, match="engine unified: a prefetch depth of -1"):
+        step_plan(NETWORK, SIZE, "float32", UnifiedOptions(prefetch_depth=-1))

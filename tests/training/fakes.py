@@ -11,6 +11,22 @@ from whole_slide_cnn.training.communicator import Communicator
 from whole_slide_cnn.training.slides import Draw
 
 
+class Crash(BaseException):
+    """The process is gone."""
+
+
+class Optimiser:
+    """What the loop sets."""
+
+    learning_rate = None
+
+
+def numbered(canvas, position):
+    """What an augmentation does: the canvas depends on its position."""
+    canvas.position = position
+    return canvas
+
+
 class FakeCanvas:
     def __init__(self, name):
         self.name, self.closed = name, 0

@@ -7,7 +7,7 @@ import threading
 
 import numpy as np
 import pytest
-from fakes import FakeSource, Threads
+from fakes import Crash, FakeSource, Optimiser, Threads, numbered
 
 from whole_slide_cnn.engines.base import Prediction
 from whole_slide_cnn.errors import Interrupted, SlideError
@@ -31,10 +31,6 @@ SETTINGS = (
     "train.tensorboard=false",
     "data.max_failed_share=1",
 )
-
-
-class Crash(BaseException):
-    """The process is gone."""
 
 
 class MeanEngine:
@@ -83,15 +79,6 @@ class MeanEngine:
         self.calls += 1
         if self.calls == self._ends_after:
             raise Crash
-
-
-class Optimiser:
-    learning_rate = None
-
-
-def numbered(canvas, position):
-    canvas.position = position
-    return canvas
 
 
 @pytest.fixture

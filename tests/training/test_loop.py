@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 import pytest
-from fakes import FakeSource, InOrder
+from fakes import FakeSource, InOrder, Optimiser
 
 from whole_slide_cnn.engines.base import Prediction
 from whole_slide_cnn.errors import SlideError, TrainingError
@@ -55,10 +55,6 @@ class CountingEngine:
     def _check(self, canvas):
         if canvas.name in self._broken:
             raise SlideError(canvas.name, "block 7 cannot be decoded")
-
-
-class Optimiser:
-    learning_rate = None
 
 
 @pytest.fixture

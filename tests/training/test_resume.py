@@ -9,13 +9,13 @@ import threading
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from fakes import FakeSource
+from fakes import Crash, FakeSource, Optimiser, numbered
 
 from whole_slide_cnn.engines.base import Prediction
 from whole_slide_cnn.errors import ConfigError, Interrupted, SlideError, TrainingError, WeightsError
 from whole_slide_cnn.models.network import Network
 from whole_slide_cnn.training import loop, run_folder
-from whole_slide_cnn.training.checkpoint import load_checkpoint
+from whole_slide_cnn.training.checkpoint import load_checkpoint, save_checkpoint
 from whole_slide_cnn.training.loop import Trainer
 
 NETWORK = Network("tiny", "gmp", "softmax", 2)
@@ -32,10 +32,6 @@ SETTINGS = (
 )
 VAL_LOSSES = {3: 1.0, 6: 0.5}  # by steps that the weights have had; all others are worse
 TIMES = ("seconds", "slides_per_minute")
-
-
-class Crash(BaseException):
-    """The process is gone."""
 
 
 class Fuse:
@@ -97,16 +93,6 @@ class Chain:
         if canvas.name == "v1":
             raise SlideError(canvas.name, "level 0 cannot be read")
         return Prediction(VAL_LOSSES.get(int(self._state["optimiser/steps"]), 2.0), np.eye(2)[0])
-
-
-class Optimiser:
-    learning_rate = None
-
-
-def numbered(canvas, position):
-    """What an augmentation does: the canvas depends on its position."""
-    canvas.position = position
-    return canvas
 
 
 @pytest.fixture
@@ -478,3 +464,12 @@ def test_the_best_checkpoint_of_another_run(run, folder):
     (folder / "best.npz").write_bytes((folder / "first.npz").read_bytes())
     with pytest.raises(TrainingError, match="best.npz is of epoch 1, but the best epoch of the run of last.npz is 2"):
         run(folder)
+
+
+def test_a_checkpoint_of_another_version_is_refused(run, tmp_path):
+    run(tmp_path / "run", None, "train.epochs=1")
+    state, values = load_checkpoint(str(tmp_path / "run" / "last.npz"), NETWORK)
+    values["run"]["position"] = values["run"].pop("positions")[0]
+    save_checkpoint(str(tmp_path / "run" / "last.npz"), NETWORK, state, values)
+    with pytest.raises(WeightsError, match="in the way of another version of this program; go on with that version"):
+        run(tmp_path / "run")

@@ -141,3 +141,11 @@ def test_cases_in_two_lists_are_refused_or_mentioned(slide_set, tmp_path):
     assert [record.slide_id for record in sources["test"].records] == ["val-{}".format(i) for i in range(4)]
     for source in sources.values():
         source.close()
+
+
+def test_the_keys_of_the_unified_engine_reach_it(slide_set, tmp_path):
+    keys = "engine=unified", "unified.strip_mb=0.2", "unified.group_mb=2", "unified.prefetch_depth=0"
+    config = slide_set.config(tmp_path, *keys)
+    with setup.make_engine(config, NETWORK, setup.make_optimiser(config), lambda text: None) as engine:
+        assert len(engine._pixels) > 1 and len(engine.plan.groups) > 10
+        assert engine.plan.limit_bytes == 2 * 10**6 and engine.plan.prefetches == ()

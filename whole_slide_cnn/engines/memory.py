@@ -64,20 +64,20 @@ def check_memory(plan: MemoryPlan, limit_gb: Optional[float] = None, processes: 
     Raises:
         MemoryBudgetError: says what is needed, what there is, and what to do.
     """
-    available = limit_gb * GB if limit_gb is not None else free_host_memory()
-    if limit_gb is None and available is not None:
-        available //= processes
+    if limit_gb is not None:
+        available, owner = limit_gb * GB, "memory_gb allows"
+    else:
+        free, owner = free_host_memory(), "this machine has"
+        available = None if free is None else free // processes
+        if processes > 1:
+            owner += " for each of {} processes".format(processes)
     if available is not None and plan.total > available:
         remedy = "use a smaller streaming.window" if plan.engine == "streaming" else "use engine: streaming"
         raise MemoryBudgetError(
             "engine {} needs {:.2f} GB of memory, and {} {:.2f} GB; {}".format(
                 plan.engine,
                 plan.total / GB,
-                "memory_gb allows"
-                if limit_gb is not None
-                else "this machine has"
-                if processes == 1
-                else "this machine has for each of {} processes".format(processes),
+                owner,
                 available / GB,
                 remedy,
             )

@@ -15,11 +15,13 @@ import tensorflow.compat.v1 as tf
 
 from graph_tools.apply import EditReport, apply
 from graph_tools.apply import session_config as ordered_session_config
+from graph_tools.errors import GraphToolsError
 from graph_tools.extract import extract
 from graph_tools.plan import Plan
 from graph_tools.planner import make_plan
 from tf_um_patch.ops import load_ops
 from whole_slide_cnn.engines.base import Engine, Prediction, has_gpu
+from whole_slide_cnn.errors import ConfigError
 from whole_slide_cnn.models import build, geometry
 from whole_slide_cnn.models.network import Network
 from whole_slide_cnn.models.strips import StripBuilder, Strips, even_partition
@@ -28,9 +30,6 @@ from whole_slide_cnn.sizes import Size, Window
 from whole_slide_cnn.slides.canvas import Canvas
 
 MB = 10**6
-DEFAULT_STRIP_MB, DEFAULT_GROUP_MB = 256, 4000
-
-_VALUE_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2}
 _MARGIN = 8  # a strip with its halo and what gradients unroll of it stays below 2^31 elements
 
 
@@ -44,8 +43,8 @@ class UnifiedOptions:
         prefetch_depth: groups ahead that a tensor is fetched; 0 fetches nothing, 1 is the paper's.
     """
 
-    strip_mb: float = DEFAULT_STRIP_MB
-    group_mb: float = DEFAULT_GROUP_MB
+    strip_mb: float = 256.0
+    group_mb: float = 4000.0
     prefetch_depth: int = 1
 
 
@@ -53,17 +52,17 @@ class UnifiedEngine(Engine):
     """Plain back-propagation through strips of the whole canvas, in the order of a plan.
 
     Attributes:
-        plan: of a training step; None in an engine that only predicts.
+        plan: of a training step.
         edits: what the plan added to the graph.
 
     Args:
-        strip_mb, group_mb, prefetch_depth: see :class:`UnifiedOptions`.
         move_ops: what :func:`tf_um_patch.ops.load_ops` gave, to fetch tensors ahead with; by default loaded where there
             is a GPU. Without it nothing is fetched ahead.
+        options: fields of :class:`UnifiedOptions`.
 
     Raises:
         TensorTooLargeError: one row of a feature map does not fit a strip.
-        GraphToolsError: the step cannot be planned.
+        ConfigError: the step cannot be planned.
     """
 
     name = "unified"
@@ -74,17 +73,15 @@ class UnifiedEngine(Engine):
         canvas_size: Size,
         compute: str = "float32",
         optimiser=None,
-        strip_mb: float = DEFAULT_STRIP_MB,
-        group_mb: float = DEFAULT_GROUP_MB,
-        prefetch_depth: int = 1,
         move_ops=None,
+        **options,
     ):
-        if move_ops is None and prefetch_depth and has_gpu():
+        self._options = UnifiedOptions(**options)
+        if move_ops is None and self._options.prefetch_depth and has_gpu():
             move_ops = load_ops()
             if not move_ops.available:
                 warnings.warn(move_ops.reason, stacklevel=2)
         self._move_ops = move_ops if move_ops is not None and move_ops.available else None
-        self._options = UnifiedOptions(strip_mb, group_mb, prefetch_depth)
         self.plan: Optional[Plan] = None
         self.edits = EditReport()
         super().__init__(network, canvas_size, compute, optimiser)
@@ -144,7 +141,7 @@ def step_plan(
 
     Raises:
         TensorTooLargeError: one row of a feature map does not fit a strip.
-        GraphToolsError: the step cannot be planned.
+        ConfigError: the step cannot be planned.
     """
     with tf.Graph().as_default() as graph:
         variables = build.create_variables(network, compute)
@@ -157,8 +154,11 @@ def step_plan(
 
 
 def _plan_of(graph: tf.Graph, fetches: List, options: UnifiedOptions, unrolls: bool = False) -> Plan:
-    ops = extract(graph, fetches, workspace_limit=MOST_ELEMENTS if unrolls else 0)
-    return make_plan(ops, int(options.group_mb * MB), depth=options.prefetch_depth)
+    try:
+        ops = extract(graph, fetches, workspace_limit=MOST_ELEMENTS if unrolls else 0)
+        return make_plan(ops, int(options.group_mb * MB), depth=options.prefetch_depth)
+    except GraphToolsError as error:
+        raise ConfigError("engine unified: {}".format(error)) from error
 
 
 class _CanvasGraph:
@@ -179,7 +179,7 @@ class _CanvasGraph:
         options: UnifiedOptions,
     ):
         self._network, self._canvas, self._compute, self._variables = network, canvas, compute, variables
-        elements = min(int(options.strip_mb * MB) // _VALUE_BYTES[compute], MOST_ELEMENTS // _MARGIN)
+        elements = min(int(options.strip_mb * MB) // build.COMPUTE_TYPES[compute].size, MOST_ELEMENTS // _MARGIN)
         self._partition = even_partition(network.trunk, canvas, elements)
         self.bounds = self._partition(canvas.height)
         self.label = tf.placeholder(tf.int32, [], "label")

@@ -55,7 +55,7 @@ def begin(
 
     Raises:
         TrainingError: the folder holds a run and neither resume nor overwrite was asked for, or its checkpoint is lost.
-        WeightsError: the checkpoint is broken or of another model.
+        WeightsError: the checkpoint is broken, of another model, or of another version of this program.
         ConfigError: the run began with another value of a key that decides what it computes.
     """
     folder = config.result_dir
@@ -81,7 +81,14 @@ def begin(
     if "run" not in values:
         raise WeightsError("checkpoint {} says nothing about how far its run is, and cannot be resumed".format(path))
     _check_origin(path, values["origin"], origin(config, processes))
-    return state, Resumption(Progress.from_json(values["run"]), values["failed"], values["origin"])
+    try:
+        progress = Progress.from_json(values["run"])
+    except (KeyError, TypeError) as error:
+        raise WeightsError(
+            "checkpoint {} says how far its run is in the way of another version of this program; go on with that "
+            "version, or begin anew by --overwrite".format(path)
+        ) from error
+    return state, Resumption(progress, values["failed"], values["origin"])
 
 
 def with_engine_of_run(config: TrainConfig, network: Network) -> TrainConfig:
