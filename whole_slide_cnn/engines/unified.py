@@ -24,7 +24,7 @@ from whole_slide_cnn.engines.base import Engine, Prediction, has_gpu
 from whole_slide_cnn.errors import ConfigError
 from whole_slide_cnn.models import build, geometry
 from whole_slide_cnn.models.network import Network
-from whole_slide_cnn.models.strips import StripBuilder, Strips, even_partition
+from whole_slide_cnn.models.strips import StripBuilder, Strips, aligned_partition
 from whole_slide_cnn.models.trace import MOST_ELEMENTS
 from whole_slide_cnn.sizes import Size, Window
 from whole_slide_cnn.slides.canvas import Canvas
@@ -180,7 +180,7 @@ class _CanvasGraph:
     ):
         self._network, self._canvas, self._compute, self._variables = network, canvas, compute, variables
         elements = min(int(options.strip_mb * MB) // build.COMPUTE_TYPES[compute].size, MOST_ELEMENTS // _MARGIN)
-        self._partition = even_partition(network.trunk, canvas, elements)
+        self._partition = aligned_partition(network.trunk, canvas, elements)
         self.bounds = self._partition(canvas.height)
         self.label = tf.placeholder(tf.int32, [], "label")
         self.pixels = [

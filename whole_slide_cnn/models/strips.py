@@ -5,7 +5,7 @@ numbers are those of the whole map, while no tensor grows with the canvas's area
 from the canvas alone.
 """
 
-from typing import Callable, Dict, NamedTuple, Tuple
+from typing import Callable, Dict, NamedTuple, Sequence, Tuple
 
 import tensorflow.compat.v1 as tf
 
@@ -40,19 +40,29 @@ class Strips(NamedTuple):
         """The rows of each strip."""
         return tuple(Range(*pair) for pair in zip(self.bounds[:-1], self.bounds[1:]))
 
-    def rows(self, wanted: Range) -> tf.Tensor:
-        """Some rows of the map, from as many strips as they lie in."""
+    def rows(self, wanted: Range, spare: int = 0) -> tf.Tensor:
+        """Some rows of the map, from as many strips as they lie in.
+
+        Args:
+            spare: how many rows more there may be at the end: with them a strip is often taken whole, where without
+                them it would be copied, and the copy kept for the gradient.
+        """
         parts = []
         for own, tensor in zip(self.ranges(), self.tensors):
             start, stop = max(own.start, wanted.start), min(own.stop, wanted.stop)
+            if own.stop - spare <= wanted.stop < own.stop:
+                stop = own.stop
             if start < stop:
                 whole = (start, stop) == own
                 parts.append(tensor if whole else tensor[:, start - own.start : stop - own.start])
         return parts[0] if len(parts) == 1 else tf.concat(parts, 1)
 
 
-def even_partition(trunk: Trunk, canvas: Size, elements: int) -> Partition:
-    """Strips of equal height, as high as they can be with no more than some elements in any map of a height.
+def aligned_partition(trunk: Trunk, canvas: Size, elements: int) -> Partition:
+    """Strips with no more than some elements in any map, as high as they can be with aligned borders.
+
+    Borders of a map lie where those of the next coarser one do: a strip of that one is then computed from whole strips
+    (and their neighbours' rows where its filter sees further), instead of from copies that gradients would keep.
 
     Raises:
         TensorTooLargeError: a single row has more.
@@ -68,12 +78,23 @@ def even_partition(trunk: Trunk, canvas: Size, elements: int) -> Partition:
             "one row of a feature map has {} elements, and a strip may have {}; use a larger unified.strip_mb, or a "
             "smaller canvas".format(max(widest.values()), elements)
         )
+    bounds: Dict[int, Tuple[int, ...]] = {}
+    coarser, below = (0, 1), 1
+    for height in sorted(widest):
+        scale = -(-height // below)
+        borders = [min(row * scale, height) for row in coarser[:-1]] + [height]
+        bounds[height] = _refined(borders, elements // widest[height])
+        coarser, below = bounds[height], height
+    return bounds.__getitem__
 
-    def partition(height: int) -> Tuple[int, ...]:
-        count = -(-height // (elements // widest[height]))
-        return tuple(height * index // count for index in range(count + 1))
 
-    return partition
+def _refined(borders: Sequence[int], highest: int) -> Tuple[int, ...]:
+    """Borders with as few more, evenly spread in between, as leave nothing higher than some rows."""
+    found = [0]
+    for start, stop in zip(borders[:-1], borders[1:]):
+        count = -(-(stop - start) // highest)
+        found += [start + (stop - start) * index // count for index in range(1, count + 1)]
+    return tuple(found)
 
 
 class StripBuilder(TrunkBuilder):
@@ -86,6 +107,7 @@ class StripBuilder(TrunkBuilder):
     def __init__(self, trunk: Trunk, variables: Dict[str, tf.Variable], compute: str, partition: Partition):
         super().__init__(trunk, variables, compute)
         self._partition = partition
+        self._copies: Dict[Tuple, tf.Tensor] = {}  # both branches of a block read the same rows: one copy serves both
 
     def on(self, strips: Strips) -> Strips:
         """The embedding map of a canvas in the compute type."""
@@ -109,8 +131,16 @@ class StripBuilder(TrunkBuilder):
         outputs = []
         for start, stop in zip(bounds[:-1], bounds[1:]):
             seen, above, below = _seen(layer, x.height, Range(start, stop))
-            outputs.append(compute(x.rows(seen), [[0, 0], [above, below], list(columns), [0, 0]]))
+            # a filter that moves by several rows leaves out what is less than its next step
+            rows = self._rows(x, seen, 0 if below else layer.stride - 1)
+            outputs.append(compute(rows, [[0, 0], [above, below], list(columns), [0, 0]]))
         return Strips(bounds, tuple(outputs))
+
+    def _rows(self, x: Strips, wanted: Range, spare: int) -> tf.Tensor:
+        key = (x.tensors[0].name, wanted, spare)
+        if key not in self._copies:
+            self._copies[key] = x.rows(wanted, spare)
+        return self._copies[key]
 
     def _convolution(self, layer: Conv):
         kernel, bias = self._folded(layer)
