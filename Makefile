@@ -7,7 +7,7 @@ GOLDENS ?=
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-parallel demo test test-slow lint sanitize exactness goldens lungmosaic clean FORCE
+.PHONY: help setup setup-parallel demo test test-slow lint sanitize exactness goldens published-figures lungmosaic clean FORCE
 
 # TensorFlow's start-up notices hide what the commands say; its errors stay.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
@@ -39,7 +39,7 @@ INTACT := $(shell $(RUN) -c '' 2>/dev/null && [ "$$(cat $(STAMP) 2>/dev/null)" =
 
 help: ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | while IFS='|' read -r target text; \
-		do printf '  make %-15s %s\n' "$$target" "$$text"; done
+		do printf '  make %-18s %s\n' "$$target" "$$text"; done
 	@echo
 	@echo '  PYTHON=python3 chooses the Python and with it the runtime: 3.10 to 3.13 (TensorFlow 2.21) or 3.7 (1.15).'
 	@echo '  ARGS=... is added to the command that a target runs, as in: make test ARGS="-k canvas"'
@@ -74,6 +74,9 @@ exactness: $(STAMP) ## Compare loss and gradients of every engine with direct, a
 goldens: $(if $(GOLDENS),$(STAMP)) ## Check results of the published implementation: make goldens GOLDENS='a.json b.json'
 	@[ -n "$(GOLDENS)" ] || { echo "error: name the files, as in: make goldens GOLDENS='a.json b.json'" >&2; exit 2; }
 	$(RUN) tests/goldens.py $(GOLDENS) $(ARGS)
+
+published-figures: $(STAMP) ## Compare the planner with the papers' figures, and write results/published-figures.json.
+	$(RUN) benchmarks/published_figures.py --json results/published-figures.json $(ARGS)
 
 lungmosaic: $(STAMP) ## Compare poolings on small and large lesions: make lungmosaic ARGS='--photographs FOLDER'
 	$(RUN) benchmarks/lungmosaic.py $(ARGS)

@@ -8,6 +8,7 @@ from whole_slide_cnn.engines.memory import engine_memory
 from whole_slide_cnn.errors import ManifestError, MemoryBudgetError, WeightsError
 from whole_slide_cnn.models.network import Network
 from whole_slide_cnn.models.weights import save_weights
+from whole_slide_cnn.planning import auto
 from whole_slide_cnn.training import setup
 from whole_slide_cnn.training.checkpoint import save_checkpoint
 
@@ -31,20 +32,20 @@ def test_auto_is_direct_where_it_fits_into_the_memory_of_the_configuration(slide
     for limit, expected in ((1.01 * needed, "direct"), (0.99 * needed, "streaming")):
         config = slide_set.config(tmp_path, "engine=auto", "memory_gb={}".format(limit))
         found, said = settled(config, training)
-        assert (found.engine, said) == (expected, ["engine auto: " + expected])
+        assert found.engine == expected and len(said) == 1 and said[0].startswith("engine auto: " + expected + " (")
 
 
 @pytest.mark.parametrize("gpu, free, expected", [(False, 2.1, "direct"), (False, 1.9, "streaming")])
 def test_auto_leaves_half_of_the_free_memory(slide_set, tmp_path, monkeypatch, gpu, free, expected):
-    monkeypatch.setattr(setup, "has_gpu", lambda: gpu)
-    monkeypatch.setattr(setup, "free_host_memory", lambda: int(free * direct_bytes(True)))
+    monkeypatch.setattr(auto, "has_gpu", lambda: gpu)
+    monkeypatch.setattr(auto, "free_host_memory", lambda: int(free * direct_bytes(True)))
     assert settled(slide_set.config(tmp_path, "engine=auto"))[0].engine == expected
 
 
 @pytest.mark.parametrize("free, expected", [(6.1, "direct"), (5.9, "streaming")])
 def test_auto_shares_the_free_memory_among_processes(slide_set, tmp_path, monkeypatch, free, expected):
-    monkeypatch.setattr(setup, "has_gpu", lambda: False)
-    monkeypatch.setattr(setup, "free_host_memory", lambda: int(free * direct_bytes(True)))
+    monkeypatch.setattr(auto, "has_gpu", lambda: False)
+    monkeypatch.setattr(auto, "free_host_memory", lambda: int(free * direct_bytes(True)))
     config = slide_set.config(tmp_path, "engine=auto")
     assert setup.settle(config, True, lambda text: None, processes=3).engine == expected
 
@@ -74,16 +75,26 @@ def test_one_of_several_processes_refuses_what_cannot_fit(slide_set, tmp_path):
 
 def test_auto_is_streaming_where_memory_is_unknown(slide_set, tmp_path, monkeypatch):
     config = slide_set.config(tmp_path, "engine=auto")
-    monkeypatch.setattr(setup, "free_host_memory", lambda: None)
+    monkeypatch.setattr(auto, "free_host_memory", lambda: None)
     assert settled(config)[0].engine == "streaming"
-    monkeypatch.setattr(setup, "free_host_memory", lambda: 10**15)
-    monkeypatch.setattr(setup, "has_gpu", lambda: True)  # host memory says nothing about the device's
+    monkeypatch.setattr(auto, "free_host_memory", lambda: 10**15)
+    monkeypatch.setattr(auto, "has_gpu", lambda: True)
+    monkeypatch.setattr(auto, "detect_gpu", lambda: None)  # host memory says nothing about that of an unknown GPU
     assert settled(config)[0].engine == "streaming"
 
 
 def test_auto_is_streaming_where_a_tensor_would_be_too_large(slide_set, tmp_path):
     config = slide_set.config(tmp_path, "engine=auto", "data.canvas=40000", "memory_gb=1.0e+9")
     assert settled(config)[0].engine == "streaming"
+
+
+def test_auto_on_a_gpu_takes_what_fits_it(slide_set, tmp_path, monkeypatch):
+    """As the planner has it for the GPU's name; its memory can be limited."""
+    monkeypatch.setattr(auto, "has_gpu", lambda: True)
+    monkeypatch.setattr(auto, "detect_gpu", lambda: "V100-32GB")
+    assert settled(slide_set.config(tmp_path, "engine=auto"))[0].engine == "direct"
+    found, said = settled(slide_set.config(tmp_path, "engine=auto", "memory_gb=0.01"))
+    assert found.engine != "direct" and "direct does not fit (needs " in said[0]
 
 
 def test_what_is_decided_already_stays_and_is_not_mentioned(slide_set, tmp_path):

@@ -1,15 +1,26 @@
 """The whole canvas in one graph: the oracle, and the fastest engine where it fits."""
 
-from typing import Optional
+from typing import Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 import tensorflow.compat.v1 as tf
 
 from whole_slide_cnn.engines.base import Engine, Prediction
 from whole_slide_cnn.models import build, geometry
+from whole_slide_cnn.models.network import Network
 from whole_slide_cnn.models.trace import check_tensor_sizes, trace_canvas
-from whole_slide_cnn.sizes import Window
+from whole_slide_cnn.sizes import Size, Window
 from whole_slide_cnn.slides.canvas import Canvas
+
+
+class _Step(NamedTuple):
+    """Tensors of one step on a whole canvas."""
+
+    pixels: tf.Tensor
+    label: tf.Tensor
+    embedding: tf.Tensor
+    loss: tf.Tensor
+    probabilities: tf.Tensor
 
 
 class DirectEngine(Engine):
@@ -24,19 +35,12 @@ class DirectEngine(Engine):
     def _build_graph(self):
         trunk = self.network.trunk
         check_tensor_sizes(trace_canvas(trunk, self.canvas_size))
-        self._pixels = tf.placeholder(tf.uint8, (1,) + self.canvas_size + (3,), "pixels")
-        self._label = tf.placeholder(tf.int32, [], "label")
+        step = _whole_canvas(self.network, self.canvas_size, self.compute, self._variables)
+        self._pixels, self._label = step.pixels, step.label
+        self._loss, self._probabilities = step.loss, step.probabilities
         self._share = tf.placeholder(build.variable_type(self.compute), [], "share")
-        trunk_builder = build.TrunkBuilder(trunk, self._variables, self.compute)
-        embedding = trunk_builder(build.normalise(self.network, self._pixels, self.compute))
-        dtype = build.variable_type(self.compute)
-        if self.network.pooling == "gmp":
-            pooled, _ = build.pool_maximum(embedding, dtype)
-        else:
-            pooled = tf.reduce_mean(tf.cast(embedding, dtype), axis=[0, 1, 2])
-        logits = self._logits_of_cells(tf.cast(embedding, dtype))
+        logits = self._logits_of_cells(tf.cast(step.embedding, build.variable_type(self.compute)))
         self._class_map = tf.reshape(logits, geometry.cells_of(trunk, self.canvas_size) + (self.network.classes,))
-        self._loss, self._probabilities = self._head(pooled, self._label)
         gradients = tf.gradients(self._loss, [self._variables[name] for name in self._trainable])
         self._add = self._add_to_sums(self._trainable, gradients, self._share)
 
@@ -55,3 +59,27 @@ class DirectEngine(Engine):
 
     def _read(self, canvas: Canvas) -> np.ndarray:
         return canvas.read(Window(0, 0, *self.canvas_size))[np.newaxis]
+
+
+def planning_graph(network: Network, canvas: Size, compute: str, training: bool) -> Tuple[tf.Graph, List[tf.Tensor]]:
+    """A step's graph and fetches, only to be planned: its tensors may have 2^31 elements and more, and so it must never
+    be run."""
+    with tf.Graph().as_default() as graph:
+        variables = build.create_variables(network, compute)
+        step = _whole_canvas(network, Size(*canvas), compute, variables)
+        return graph, [step.loss, step.probabilities] + build.gradients_of(network, step.loss, variables, training)
+
+
+def _whole_canvas(network: Network, canvas: Size, compute: str, variables: Dict[str, tf.Variable]) -> _Step:
+    """Operations from pixels to loss, in the current graph."""
+    pixels = tf.placeholder(tf.uint8, (1,) + canvas + (3,), "pixels")
+    label = tf.placeholder(tf.int32, [], "label")
+    trunk_builder = build.TrunkBuilder(network.trunk, variables, compute)
+    embedding = trunk_builder(build.normalise(network, pixels, compute))
+    dtype = build.variable_type(compute)
+    if network.pooling == "gmp":
+        pooled, _ = build.pool_maximum(embedding, dtype)
+    else:
+        pooled = tf.reduce_mean(tf.cast(embedding, dtype), axis=[0, 1, 2])
+    loss, probabilities = build.head(network, variables, pooled, label)
+    return _Step(pixels, label, embedding, loss, probabilities)

@@ -30,6 +30,7 @@ _POOLING_BYTES = 13
 # Measured (benchmarks/memory.py): what does not depend on the model or on the size of anything.
 _RUNTIME_BYTES = 60 * 10**6
 _READING_BYTES = 100 * 10**6  # decoded blocks of this slide and the next, and the bands they are resampled in
+HOST_PARTS = _RUNTIME_BYTES + _READING_BYTES  # on the host whatever computes
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,6 @@ class StreamingEngine(Engine):
         assert isinstance(self._trunk[-1], Relu)  # so a maximum of zero passes no gradient
         self._cells = geometry.cells_of(self._trunk, Size(*canvas_size))
         self._side = window_side(self._trunk, canvas_size[0], window)
-        self._interior = tuple(geometry.interior_cells(self._trunk, side) for side in canvas_size)
         self._blank = BlankCanvas(self._trunk, Size(*canvas_size))
         for largest in largest_windows(self._trunk, Size(*canvas_size), window):
             check_tensor_sizes(trace_window(self._trunk, largest))
@@ -132,19 +131,7 @@ class StreamingEngine(Engine):
 
     def cover(self, canvas: Canvas) -> Cover:
         """Windows for what is not blank, or for everything where the blank canvas would cost more than it saves."""
-        blank = blank_cells(self._trunk, self.canvas_size, canvas.blank_blocks())
-        choices = []
-        for wanted in (~blank, np.ones_like(blank)):
-            windows = grid_cover(wanted, self._side, self._interior)
-            left = np.ones_like(blank)
-            for window in windows:
-                left[_slices(window)] = False
-            cost = sum(_area(self._geometry(window).pixels) for window in windows)
-            if left.any():
-                cost += self._blank.size.height * self._blank.size.width
-            choices.append((cost, windows, left))
-        _, windows, left = min(choices, key=lambda choice: choice[0])
-        return Cover(tuple(windows), self._blank.kinds_of(left))
+        return choose_cover(self._trunk, self.canvas_size, self._side, canvas.blank_blocks(), self._blank)
 
     def _forward(self, canvas: Canvas, cover: Cover) -> Pooled:
         summaries = [
@@ -283,6 +270,29 @@ class StreamingEngine(Engine):
             if coming is not None:  # the caller stopped early: leave no read behind in a canvas it may close
                 coming.cancel()
                 coming.exception() if not coming.cancelled() else None
+
+
+def choose_cover(trunk, canvas: Size, side: int, blank_blocks: np.ndarray, blank: BlankCanvas) -> Cover:
+    """The cheaper of windows for what is not blank together with the blank canvas, and windows for everything.
+
+    Args:
+        side: of a full window in cells.
+        blank_blocks: see :func:`whole_slide_cnn.engines.cover.blank_cells`.
+    """
+    interior = tuple(geometry.interior_cells(trunk, extent) for extent in canvas)
+    are_blank = blank_cells(trunk, canvas, blank_blocks)
+    choices = []
+    for wanted in (~are_blank, np.ones_like(are_blank)):
+        windows = grid_cover(wanted, side, interior)
+        left = np.ones_like(are_blank)
+        for window in windows:
+            left[_slices(window)] = False
+        cost = sum(_area(geometry.window_geometry(trunk, canvas, window).pixels) for window in windows)
+        if left.any():
+            cost += blank.size.height * blank.size.width
+        choices.append((cost, windows, left))
+    _, windows, left = min(choices, key=lambda choice: choice[0])
+    return Cover(tuple(windows), blank.kinds_of(left))
 
 
 def window_side(trunk, extent: int, window: int) -> int:

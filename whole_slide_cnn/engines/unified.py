@@ -8,7 +8,7 @@ the one before it runs (Group Prefetch). The numbers stay those of ``direct``.
 
 import warnings
 from dataclasses import dataclass
-from typing import Dict, List, Optional
+from typing import Dict, List, Optional, Tuple
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -125,6 +125,21 @@ class UnifiedEngine(Engine):
         return feed
 
 
+def planning_graph(
+    network: Network, canvas: Size, compute: str, options: UnifiedOptions, training: bool = True
+) -> Tuple[tf.Graph, List[tf.Tensor]]:
+    """A step's graph and fetches, built only to be planned: the canvas may be of any size.
+
+    Raises:
+        TensorTooLargeError: one row of a feature map does not fit a strip.
+    """
+    with tf.Graph().as_default() as graph:
+        variables = build.create_variables(network, compute)
+        canvas_graph = _CanvasGraph(network, canvas, compute, variables, options)
+        loss, probabilities = canvas_graph.outputs(canvas_graph.embedding())
+        return graph, [loss, probabilities] + build.gradients_of(network, loss, variables, training)
+
+
 def step_plan(
     network: Network,
     canvas: Size,
@@ -143,14 +158,8 @@ def step_plan(
         TensorTooLargeError: one row of a feature map does not fit a strip.
         ConfigError: the step cannot be planned.
     """
-    with tf.Graph().as_default() as graph:
-        variables = build.create_variables(network, compute)
-        canvas_graph = _CanvasGraph(network, canvas, compute, variables, options)
-        fetches = list(canvas_graph.outputs(canvas_graph.embedding()))
-        if training:
-            trained = [variables[spec.name] for spec in network.variables if spec.trainable]
-            fetches += [gradient for gradient in tf.gradients(fetches[0], trained) if gradient is not None]
-        return _plan_of(graph, fetches, options, unrolls)
+    graph, fetches = planning_graph(network, canvas, compute, options, training)
+    return _plan_of(graph, fetches, options, unrolls)
 
 
 def _plan_of(graph: tf.Graph, fetches: List, options: UnifiedOptions, unrolls: bool = False) -> Plan:

@@ -12,11 +12,11 @@ from whole_slide_cnn.augment.canvas import PROCESS_BYTES, array_module, augmente
 from whole_slide_cnn.config import WEIGHT_EXTENSIONS, TrainConfig
 from whole_slide_cnn.engines import ENGINES
 from whole_slide_cnn.engines.base import Engine, has_gpu
-from whole_slide_cnn.engines.memory import GB, check_memory, engine_memory, free_host_memory
-from whole_slide_cnn.errors import ConfigError, ManifestError, TensorTooLargeError, WeightsError
+from whole_slide_cnn.engines.memory import check_memory, engine_memory
+from whole_slide_cnn.errors import ConfigError, ManifestError, WeightsError
 from whole_slide_cnn.models.network import Network
-from whole_slide_cnn.models.trace import check_tensor_sizes, trace_canvas
 from whole_slide_cnn.models.weights import Weights, load_weights
+from whole_slide_cnn.planning.auto import choose_engine, preview
 from whole_slide_cnn.slides.canvas import Canvas
 from whole_slide_cnn.slides.manifest import check_disjoint, load_manifest
 from whole_slide_cnn.training.checkpoint import load_checkpoint
@@ -26,8 +26,6 @@ from whole_slide_cnn.training.run_folder import BEST
 from whole_slide_cnn.training.slides import Prepare, SlideSource
 
 SPLITS = ("train", "val", "test")
-
-_SHARE_OF_FREE_MEMORY = 0.5  # engine auto leaves the rest to what else comes to this machine while a run lasts
 
 
 def make_network(config: TrainConfig) -> Network:
@@ -46,9 +44,9 @@ def make_optimiser(config: TrainConfig) -> Adam:
 def settle(config: TrainConfig, training: bool, report=print, processes: int = 1) -> TrainConfig:
     """The configuration with what it leaves to the machine decided, which is what a run records.
 
-    Engine ``auto`` becomes ``direct`` where that fits into ``memory_gb``, or into half of the host memory that is free,
-    and ``streaming`` otherwise; on a GPU, whose memory is not known before it is used, ``direct`` only by
-    ``memory_gb``. The type bfloat16 becomes float32 on a GPU with TensorFlow 1, which has no GPU operations for it.
+    Engine ``auto`` becomes the fastest that fits, as the planner has it: into ``memory_gb``, else into half of the host
+    memory that is free or, where there is a GPU, into that and the host. The type bfloat16 becomes float32 on a GPU
+    with TensorFlow 1, which has no GPU operations for it.
 
     Args:
         processes: how many on this machine share its memory.
@@ -57,8 +55,8 @@ def settle(config: TrainConfig, training: bool, report=print, processes: int = 1
         report("compute float32 instead of bfloat16, which TensorFlow 1 cannot compute on a GPU")
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, compute="float32"))
     if config.engine == "auto":
-        engine = "direct" if _direct_fits(config, training, processes) else "streaming"
-        report("engine auto: {}".format(engine))
+        engine, reason = choose_engine(config, training, processes)
+        report("engine auto: {} ({})".format(engine, reason))
         config = dataclasses.replace(config, engine=engine)
     return config
 
@@ -70,22 +68,6 @@ def _engine_options(config: TrainConfig) -> Dict[str, Any]:
     if config.engine == "unified":
         return dataclasses.asdict(config.unified)
     return {}
-
-
-def _direct_fits(config: TrainConfig, training: bool, processes: int) -> bool:
-    network = make_network(config)
-    if config.memory_gb is not None:
-        available: Optional[float] = config.memory_gb * GB
-    else:
-        available = None if has_gpu() else free_host_memory()
-        available = None if available is None else _SHARE_OF_FREE_MEMORY * available / processes
-    if available is None:
-        return False
-    try:
-        check_tensor_sizes(trace_canvas(network.trunk, config.data.canvas))
-    except TensorTooLargeError:
-        return False
-    return engine_memory("direct", network, config.data.canvas, config.model.compute, training).total <= available
 
 
 def make_engine(
@@ -120,6 +102,9 @@ def make_engine(
     report(plan.sentence())
     with group.after_first():
         check_memory(plan, config.memory_gb, group.local_size)
+    foreseen = preview(config, optimiser is not None, group.local_size)
+    if foreseen is not None:
+        report(foreseen)
     if state is None and optimiser is None:
         state = network.initial_weights(config.seed)
     elif state is None:

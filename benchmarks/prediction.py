@@ -1,0 +1,139 @@
+"""Predicted and measured peak memory and time of a step on this machine: ``python benchmarks/prediction.py``.
+
+Memory is predicted as a run states it. Time is predicted as ``python -m whole_slide_cnn.plan --measure`` does: from the
+operations of the step, and from one small step that was measured first. Each measurement is a process of its own.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+from memory import Peak, resident_bytes, write_slide
+
+ENGINES = ("direct", "streaming", "unified")
+
+
+def work_of(options, engine: str, side: int):
+    """What is planned and measured."""
+    from whole_slide_cnn.engines.unified import UnifiedOptions
+    from whole_slide_cnn.models.network import Network
+    from whole_slide_cnn.planning.estimate import Work
+    from whole_slide_cnn.sizes import Size
+
+    network = Network(options.backbone, options.pooling, "softmax", 3)
+    unified = UnifiedOptions(strip_mb=options.strip_mb)
+    return Work(network, Size(side, side), options.compute, True, 1.0, options.window, unified)
+
+
+def predict(options) -> dict:
+    """Bytes and seconds of all engines and sizes."""
+    from whole_slide_cnn.planning.estimate import estimate
+    from whole_slide_cnn.planning.targets import HOST, target_of
+
+    target = target_of(HOST, measure=work_of(options, "direct", options.sizes[0]))
+    found = {}
+    for engine in options.engines:
+        for side in options.sizes:
+            (item,) = estimate(work_of(options, engine, side), target, engines=(engine,))
+            found["{} {}".format(engine, side)] = [item.host_bytes, item.seconds]
+    return found
+
+
+def measure(options, engine: str, side: int, slide: str) -> dict:
+    """Peak bytes and median seconds of some steps after the first, in this process."""
+    import tensorflow.compat.v1 as tf
+
+    from whole_slide_cnn.engines import ENGINES as KNOWN
+    from whole_slide_cnn.slides.canvas import open_canvas
+    from whole_slide_cnn.training.optimisers import Adam
+
+    with tf.Graph().as_default(), tf.Session() as session:
+        session.run(tf.matmul(tf.ones([64, 64]), tf.ones([64, 64])))
+    idle, work, seconds = resident_bytes(), work_of(options, engine, side), []
+    extra = {"streaming": {"window": options.window}, "unified": {"strip_mb": options.strip_mb}}.get(engine, {})
+    with Peak() as peak, KNOWN[engine](work.network, work.canvas, work.compute, Adam(1e-4), **extra) as made:
+        made.load_state(work.network.initial_weights(0))
+        for _ in range(1 + options.steps):
+            with open_canvas(slide, work.canvas, mpp=1.0) as canvas:
+                begin = time.perf_counter()
+                made.train_batch([canvas], [1])
+                seconds.append(time.perf_counter() - begin)
+    return {"bytes": peak.bytes - idle, "seconds": statistics.median(seconds[1:])}
+
+
+def parser() -> argparse.ArgumentParser:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
+    arguments.add_argument("--backbone", default="tiny")
+    arguments.add_argument("--pooling", default="gmp")
+    arguments.add_argument("--compute", default="float32")
+    arguments.add_argument("--window", type=int, default=512)
+    arguments.add_argument("--strip-mb", type=float, default=16)
+    arguments.add_argument("--sizes", type=int, nargs="+", default=[1024, 2048, 4096])
+    arguments.add_argument("--steps", type=int, default=3)
+    arguments.add_argument("--json", metavar="FILE", help="write the rows here as well")
+    arguments.add_argument("--one", nargs=3, metavar=("ENGINE", "SIDE", "SLIDE"), help=argparse.SUPPRESS)
+    arguments.add_argument("--predict", action="store_true", help=argparse.SUPPRESS)
+    return arguments
+
+
+def main(arguments):
+    options = parser().parse_args(arguments)
+    if options.one or options.predict:
+        found = (
+            predict(options)
+            if options.predict
+            else measure(options, options.one[0], int(options.one[1]), options.one[2])
+        )
+        print(json.dumps(found))
+        return 0
+
+    def child(*more):
+        command = [sys.executable, os.path.abspath(__file__)] + list(arguments) + list(more)
+        output = subprocess.run(command, check=True, stdout=subprocess.PIPE, universal_newlines=True).stdout
+        return json.loads(output.splitlines()[-1])
+
+    predicted, rows = child("--predict"), []
+    print("| engine | canvas | peak MB | predicted | | s per step | predicted | |\n" + "| --- " * 8 + "|")
+    with tempfile.TemporaryDirectory() as folder:
+        for side in options.sizes:
+            slide = os.path.join(folder, "slide.tiff")
+            write_slide(slide, side, 0)
+            for engine in options.engines:
+                found = child("--one", engine, str(side), slide)
+                size, seconds = predicted["{} {}".format(engine, side)]
+                row = {
+                    "engine": engine,
+                    "side": side,
+                    **found,
+                    "predicted_bytes": size,
+                    "predicted_seconds": seconds,
+                }
+                rows.append(row)
+                print(
+                    "| {} | {} | {:.0f} | {:.0f} | {:+.0%} | {:.2f} | {:.2f} | {:+.0%} |".format(
+                        engine, side, found["bytes"] / 1e6, size / 1e6, size / found["bytes"] - 1,
+                        found["seconds"], seconds, seconds / found["seconds"] - 1,
+                    ),
+                    flush=True,
+                )  # fmt: skip
+    worst = max(
+        abs(row[b] / row[a] - 1)
+        for row in rows
+        for a, b in (("bytes", "predicted_bytes"), ("seconds", "predicted_seconds"))
+    )
+    print("\nlargest error: {:.0%}".format(worst))
+    if options.json:
+        from whole_slide_cnn.files import write_text
+
+        write_text(options.json, json.dumps({"options": vars(options), "rows": rows}, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,80 @@
+"""``plan``: tables and JSON for this machine and for GPUs that are not here; what it refuses."""
+
+import json
+
+import pytest
+
+from whole_slide_cnn import plan
+
+SMALL = "--set", "streaming.window=64", "--set", "unified.strip_mb=1"
+
+
+@pytest.fixture
+def planned(call, slide_set):
+    """A function (*options) -> Outcome of ``plan`` for the data set's configuration."""
+
+    def run(*options):
+        return call(plan.main, "--config", slide_set.path("config.yaml"), *SMALL, *options)
+
+    return run
+
+
+def test_a_plan_for_this_machine_and_for_a_gpu(planned, tmp_path):
+    outcome = planned("--device", "host", "--device", "V100-32GB", "--json", tmp_path / "plan.json")
+    assert outcome.code == 0 and outcome.stdout.count("recommended: direct (") == 2
+    assert "on this machine (" in outcome.stdout and "on V100-32GB: device 32.8 GB, host " in outcome.stdout
+    host, gpu = json.loads((tmp_path / "plan.json").read_text())
+    assert [item["engine"] for item in host["estimates"]] == ["direct", "streaming", "unified"]
+    assert gpu["recommended"] == "direct" and gpu["target"]["gpu"] and gpu["compute"] == "float32"
+    moved = [item["simulation"]["on_demand_bytes"] for item in gpu["estimates"] if item["engine"] == "unified"]
+    assert moved == [0] * len(moved)  # all of it fits
+
+
+def test_what_differs_from_the_table(planned, tmp_path):
+    options = "--device-memory", "6MB", "--host-memory", "1GB", "--copy-rate", "1e9", "--half-flops", "2e12"
+    outcome = planned("--device", "t4", *options, "--predict", "--tissue", "0.5", "--json", tmp_path / "plan.json")
+    (found,) = json.loads((tmp_path / "plan.json").read_text())
+    assert outcome.code == (0 if found["recommended"] else 1)
+    assert found["target"]["device_bytes"] == 6 * 10**6 and found["target"]["host_bytes"] == 9 * 10**8
+    assert (found["target"]["copy_rate"], found["target"]["half_flops"]) == (1e9, 2e12)
+    assert (found["training"], found["tissue"]) == (False, 0.5)
+
+
+def test_where_nothing_fits_the_exit_code_says_so(planned):
+    outcome = planned("--device", "V100-32GB", "--device-memory", "1MB", "--host-memory", "1MB")
+    assert outcome.code == 1 and "nothing fits: direct does not fit (" in outcome.stdout
+
+
+def test_measuring_a_step_here(planned, monkeypatch):
+    from whole_slide_cnn.planning import rates
+
+    monkeypatch.setattr(rates, "MEASURED_SIDE", 96)
+    assert "recommended: direct" in planned("--device", "host", "--measure", "--host-memory", "8GB").stdout
+
+
+def test_the_known_gpus(call):
+    outcome = call(plan.main, "--list-devices")
+    assert outcome.code == 0 and "V100-32GB" in outcome.stdout and "H200" in outcome.stdout
+
+
+@pytest.mark.parametrize(
+    "options, sentence",
+    [
+        (("--device", "V1000"), "unknown device 'V1000' (known: "),
+        (("--device", "T4", "--device-memory", "much"), "--device-memory: 'much' is not a size in bytes"),
+        (("--device", "host", "--device-memory", "8GB"), "--device-memory is that of a GPU; name one with --device"),
+        (("--tissue", "2"), "a tissue share of 2.0 is none; give more than 0 and at most 1"),
+        (("--set", "unified.strip_mb=0.001"), "use a larger unified.strip_mb"),
+    ],
+)
+def test_what_cannot_be_planned(planned, options, sentence):
+    outcome = planned(*options)
+    if "strip_mb" in options[-1]:  # the other engines can still be planned
+        assert sentence in outcome.stdout and outcome.code == 0
+    else:
+        assert sentence in outcome.sentence() and outcome.code == 2
+
+
+def test_numbers_are_checked_by_the_command_line(planned):
+    outcome = planned("--copy-rate", "0")
+    assert outcome.code == 2 and "expected a number above 0, got '0'" in outcome.stderr

@@ -1,0 +1,63 @@
+"""The table of GPUs, and recognising one of them."""
+
+import subprocess
+
+import pytest
+
+from whole_slide_cnn.errors import ConfigError
+from whole_slide_cnn.planning import devices
+
+
+@pytest.mark.parametrize(
+    "line, name",
+    [
+        ("Tesla V100-SXM2-32GB, 32510", "V100-32GB"),
+        ("Tesla V100-SXM2-16GB, 16160", "V100-16GB"),
+        ("Tesla T4, 15360", "T4"),
+        ("NVIDIA A100-SXM4-80GB, 81920", "A100-80GB"),
+        ("NVIDIA A100-PCIE-40GB, 40960", "A100-40GB"),
+        ("NVIDIA H100 80GB HBM3, 81559", "H100-80GB"),
+        ("NVIDIA H200, 143771", "H200"),
+        ("NVIDIA GeForce RTX 3090, 24576", "RTX-3090"),
+        ("NVIDIA RTX A6000, 49140", "RTX-A6000"),
+        ("NVIDIA L40S, 46068", "L40S"),
+        ("NVIDIA L4, 23034", "L4"),
+        ("NVIDIA GeForce RTX 3060, 12288", None),  # not in the table
+        ("NVIDIA A100-SXM4-80GB MIG 1g.10gb, 9728", None),  # a part of one
+        ("nonsense", None),
+    ],
+)
+def test_a_gpu_is_recognised_by_its_name_and_memory(line, name):
+    assert devices.match_gpu(line) == name
+
+
+def test_the_first_gpu_of_this_machine(monkeypatch):
+    monkeypatch.setattr(devices.shutil, "which", lambda name: None)
+    assert devices.detect_gpu() is None
+    monkeypatch.setattr(devices.shutil, "which", lambda name: "/usr/bin/" + name)
+    said = b"Tesla V100-SXM2-32GB, 32510\nTesla T4, 15360\n"
+    monkeypatch.setattr(devices.subprocess, "run", lambda *a, **k: subprocess.CompletedProcess(a, 0, said))
+    assert devices.detect_gpu() == "V100-32GB"
+    said = b""  # a driver that answers nothing
+    assert devices.detect_gpu() is None
+
+    def fail(*arguments, **options):
+        raise subprocess.TimeoutExpired("nvidia-smi", 20)
+
+    monkeypatch.setattr(devices.subprocess, "run", fail)
+    assert devices.detect_gpu() is None
+
+
+def test_names_of_the_table():
+    assert devices.gpu_named("v100-32gb") is devices.GPUS["V100-32GB"]
+    with pytest.raises(ConfigError, match="unknown device 'V101' .known: .*V100-32GB.*; name one that is like yours"):
+        devices.gpu_named("V101")
+
+
+def test_a_machine_has_less_than_the_data_sheet_says():
+    gpu = devices.GPUS["V100-32GB"]
+    machine = devices.machine_of(gpu, 768 * 10**9)
+    assert 31e9 < machine.device_bytes < 32 * 2**30 and machine.host_bytes == 691200000000
+    assert machine.copy_rate == 10.3e9 and machine.on_demand_rate == 3.6e9  # as the paper measured them
+    assert machine.float32_flops < 15.7e12 and machine.half_flops < 125e12 and machine.memory_rate < 900e9
+    assert devices.machine_of(devices.GPUS["H100-80GB"], 10**12).copy_rate == 4 * machine.copy_rate

@@ -1,0 +1,126 @@
+"""GPUs by name: memory and rates from their makers' data sheets, and what of these a training sustains.
+
+All assumptions of the planner about hardware are here. None of them is fitted to a published row.
+"""
+
+import shutil
+import subprocess
+from dataclasses import dataclass
+from typing import Dict, Optional
+
+from graph_tools.machine import Machine
+from whole_slide_cnn.errors import ConfigError
+
+GIB = 2**30
+
+# Of the peak in the data sheet; assumed for all GPUs alike.
+CONVOLUTION_SHARE = 0.75  # float32 convolutions of cuDNN
+HALF_SHARE = 0.45  # half precision on tensor cores, whose inputs are often too small to fill them
+BANDWIDTH_SHARE = 0.8
+
+# Of the memory: what the driver keeps for itself (3 %), and CUDA's context with its libraries' code.
+USABLE_SHARE = 0.97
+CONTEXT_BYTES = 500 * 10**6
+
+# The host keeps the rest for its system, the slides that are read, and Python.
+HOST_SHARE = 0.9
+
+# Measured by the paper of 2021 on PCI Express 3; for newer generations scaled like the link, which nobody has measured.
+_COPY_RATE, _ON_DEMAND_RATE = 10.3e9, 3.6e9
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One model of GPU, as in its data sheet.
+
+    Attributes:
+        gib: memory in GiB, which data sheets call GB.
+        float32_tflops: 10^12 multiplications and additions per second in float32, without TF32.
+        half_tflops: the same in float16 (bfloat16 where the GPU has it), sums in float32, dense.
+        memory_gbs: 10^9 bytes per second of its memory.
+        pcie: generation of its link to the host, 16 lanes.
+    """
+
+    gib: float
+    float32_tflops: float
+    half_tflops: float
+    memory_gbs: float
+    pcie: int
+
+
+GPUS: Dict[str, Gpu] = {
+    "P100-16GB": Gpu(16, 9.3, 18.7, 732, 3),
+    "V100-16GB": Gpu(16, 15.7, 125, 900, 3),
+    "V100-32GB": Gpu(32, 15.7, 125, 900, 3),
+    "T4": Gpu(16, 8.1, 65, 320, 3),
+    "RTX-2080-Ti": Gpu(11, 13.4, 53.8, 616, 3),
+    "RTX-3090": Gpu(24, 35.6, 71, 936, 4),
+    "RTX-4090": Gpu(24, 82.6, 165, 1008, 4),
+    "RTX-A6000": Gpu(48, 38.7, 155, 768, 4),
+    "A40": Gpu(48, 37.4, 150, 696, 4),
+    "A100-40GB": Gpu(40, 19.5, 312, 1555, 4),
+    "A100-80GB": Gpu(80, 19.5, 312, 2039, 4),
+    "L4": Gpu(24, 30.3, 121, 300, 4),
+    "L40S": Gpu(48, 91.6, 362, 864, 4),
+    "H100-80GB": Gpu(80, 66.9, 989, 3350, 5),
+    "H200": Gpu(141, 66.9, 989, 4800, 5),
+}
+
+
+def gpu_named(name: str) -> Gpu:
+    """A GPU of the table.
+
+    Raises:
+        ConfigError: the table has none of this name.
+    """
+    for known, gpu in GPUS.items():
+        if known.lower() == name.lower():
+            return gpu
+    raise ConfigError(
+        "unknown device '{}' (known: {}); name one that is like yours and give what differs, such as "
+        "--device-memory".format(name, ", ".join(GPUS))
+    )
+
+
+def machine_of(gpu: Gpu, host_bytes: int) -> Machine:
+    """What plans are simulated on: a GPU in a host with so many bytes of memory."""
+    link = 2.0 ** (gpu.pcie - 3)
+    return Machine(
+        device_bytes=int(gpu.gib * GIB * USABLE_SHARE) - CONTEXT_BYTES,
+        host_bytes=int(host_bytes * HOST_SHARE),
+        on_demand_rate=_ON_DEMAND_RATE * link,
+        copy_rate=_COPY_RATE * link,
+        memory_rate=gpu.memory_gbs * 1e9 * BANDWIDTH_SHARE,
+        float32_flops=gpu.float32_tflops * 1e12 * CONVOLUTION_SHARE,
+        half_flops=gpu.half_tflops * 1e12 * HALF_SHARE,
+    )
+
+
+def detect_gpu() -> Optional[str]:
+    """Name, in the table, of this machine's first GPU; None where there is none, or none like it in the table."""
+    if shutil.which("nvidia-smi") is None:
+        return None
+    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+    try:
+        lines = subprocess.run(query, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=20).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    first = lines.decode("utf-8", "replace").splitlines()[:1]
+    return match_gpu(first[0]) if first else None
+
+
+def match_gpu(line: str) -> Optional[str]:
+    """Name, in the table, of a GPU as ``nvidia-smi`` prints its name and memory in MiB, such as ``Tesla
+    V100-SXM2-32GB, 32510``; None where nothing like it is there."""
+    name, _, mebibytes = line.rpartition(",")
+    words = name.replace(" ", "-").replace("_", "-").upper().split("-")
+    try:
+        gib = float(mebibytes) / 1024
+    except ValueError:
+        return None
+    for known, gpu in GPUS.items():
+        # of a model that is sold with several sizes, the size in its name is told by the memory instead
+        parts = [part for part in known.upper().split("-") if not part.endswith("GB")]
+        if all(part in words for part in parts) and 0.9 * gpu.gib <= gib <= 1.05 * gpu.gib:
+            return known
+    return None

@@ -1,0 +1,72 @@
+"""How fast this machine computes without a GPU."""
+
+import time
+
+import numpy as np
+
+from graph_tools.machine import Machine
+from whole_slide_cnn.engines.direct import DirectEngine
+from whole_slide_cnn.engines.memory import unrolls_patches
+from whole_slide_cnn.models.network import Network
+from whole_slide_cnn.planning.graphs import direct_graph, in_memory_seconds
+from whole_slide_cnn.sizes import Size
+from whole_slide_cnn.slides.canvas import ArrayCanvas
+
+_PROBE = 768  # side of the matrices; some milliseconds
+_COPIED = 2**25  # bytes; more than a core's cache
+_REPEATS = 5
+
+# Side of the canvas of a measured step: large enough that fixed costs of an operation do not count.
+MEASURED_SIDE = 512
+_MEASURED_STEPS = 3
+
+
+def host_machine(host_bytes: int) -> Machine:
+    """This machine as a device of its own, with the rates of a matrix product and of a copy, measured in a moment.
+
+    Convolutions reach another share of that in each library and network: :func:`measured_scale` tells it.
+    """
+    values = np.random.RandomState(0).rand(_PROBE, _PROBE).astype(np.float32)
+    product = _fastest(lambda: values @ values)
+    source = np.zeros(_COPIED, np.uint8)
+    target = np.empty_like(source)
+    copied = _fastest(lambda: np.copyto(target, source))
+    flops = 2 * _PROBE**3 / product
+    return Machine(
+        device_bytes=max(host_bytes, 1),
+        host_bytes=0,
+        memory_rate=2 * _COPIED / copied,
+        float32_flops=flops,
+        half_flops=flops,
+        launch_seconds=2e-5,
+    )
+
+
+def measured_scale(network: Network, compute: str, training: bool, machine: Machine) -> float:
+    """Time of a step of this network on a small canvas, here, over the modelled one: the fastest of some.
+
+    What is modelled with it takes the share of the machine's rates that this network's convolutions really reach.
+    """
+    size = Size(MEASURED_SIDE, MEASURED_SIDE)
+    pixels = np.random.RandomState(0).randint(0, 256, size + (3,)).astype(np.uint8)
+    canvas = ArrayCanvas(pixels, "measurement")
+    with DirectEngine(network, size, compute) as engine:
+        engine.load_state(network.initial_weights(0))
+
+        def step():
+            return engine.gradients([canvas], [0]) if training else engine.predict(canvas)
+
+        step()  # the first one compiles
+        seconds = _fastest(step, _MEASURED_STEPS)
+    modelled = in_memory_seconds(direct_graph(network, size, compute, training, unrolls_patches(compute)), machine)
+    return seconds / modelled
+
+
+def _fastest(action, repeats: int = _REPEATS) -> float:
+    """Seconds of the fastest of some runs: what else a machine does only ever adds."""
+    times = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        action()
+        times.append(time.perf_counter() - begin)
+    return min(times)

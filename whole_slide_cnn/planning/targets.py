@@ -1,0 +1,123 @@
+"""From a configuration and a command's options to what is planned, and for which machine."""
+
+import platform
+from dataclasses import asdict, replace
+from typing import Any, Dict, NamedTuple, Optional, Sequence
+
+from graph_tools.errors import GraphToolsError
+from graph_tools.sizes import parse_bytes
+from whole_slide_cnn.config import TrainConfig
+from whole_slide_cnn.engines.memory import free_host_memory
+from whole_slide_cnn.engines.unified import UnifiedOptions
+from whole_slide_cnn.errors import ConfigError
+from whole_slide_cnn.models.network import Network
+from whole_slide_cnn.planning.devices import HOST_SHARE, detect_gpu, gpu_named, machine_of
+from whole_slide_cnn.planning.estimate import Estimate, Target, Work
+from whole_slide_cnn.planning.rates import host_machine, measured_scale
+from whole_slide_cnn.planning.recommend import Recommendation, label
+from whole_slide_cnn.sizes import Size
+
+HOST = "host"  # the name of a machine without a GPU
+
+
+class Overrides(NamedTuple):
+    """What differs from the table: sizes as text, rates as numbers; None where nothing does."""
+
+    device_memory: Optional[str] = None
+    host_memory: Optional[str] = None
+    copy_rate: Optional[float] = None
+    on_demand_rate: Optional[float] = None
+    memory_rate: Optional[float] = None
+    float32_flops: Optional[float] = None
+    half_flops: Optional[float] = None
+
+
+def work_of(config: TrainConfig, training: bool, tissue: float = 1.0) -> Work:
+    """What a configuration asks to be computed for one slide."""
+    model = config.model
+    network = Network(model.backbone, model.pooling, model.activation, len(config.data.classes), model.class0_bias)
+    return Work(
+        network,
+        Size(*config.data.canvas),
+        model.compute,
+        training,
+        tissue,
+        config.streaming.window,
+        UnifiedOptions(**asdict(config.unified)),
+        config.train.batch_size,
+    )
+
+
+_NOTHING = Overrides()
+
+
+def target_of(name: Optional[str], given: Overrides = _NOTHING, measure: Optional[Work] = None) -> Target:
+    """A machine to plan for.
+
+    Args:
+        name: of a GPU, ``host`` for none, or None for what this machine has.
+        measure: without a GPU, what to measure a small step of, so that times hold.
+
+    Raises:
+        ConfigError: the GPU is unknown, or a size cannot be used.
+    """
+    host_bytes = _size(given.host_memory, "--host-memory")
+    if host_bytes is None:
+        host_bytes = free_host_memory()
+    if host_bytes is None:
+        raise ConfigError("this system does not tell how much memory is free; give --host-memory")
+    name = name or detect_gpu() or HOST
+    rates = {key: value for key, value in given._asdict().items() if key.endswith(("rate", "flops")) and value}
+    if name == HOST:
+        if given.device_memory:
+            raise ConfigError("--device-memory is that of a GPU; name one with --device")
+        machine = host_machine(int(host_bytes * HOST_SHARE))
+        scale = measured_scale(measure.network, measure.compute, measure.training, machine) if measure else 1.0
+        return Target("this machine ({})".format(platform.machine()), replace(machine, **rates), False, scale)
+    machine = machine_of(gpu_named(name), host_bytes)
+    device_bytes = _size(given.device_memory, "--device-memory")
+    if device_bytes is not None:
+        machine = replace(machine, device_bytes=device_bytes)
+    return Target(name, replace(machine, **rates), True)
+
+
+def plan_json(work: Work, target: Target, estimates: Sequence[Estimate], best: Recommendation) -> Dict[str, Any]:
+    """A plan as plain values: bytes, seconds, names."""
+    return {
+        "canvas": list(work.canvas),
+        "backbone": work.network.backbone,
+        "pooling": work.network.pooling,
+        "compute": work.compute,
+        "training": work.training,
+        "tissue": work.tissue,
+        "target": {"name": target.name, "gpu": target.gpu, "time_scale": target.time_scale, **asdict(target.machine)},
+        "estimates": [_estimate_json(item) for item in estimates],
+        "recommended": None if best.estimate is None else label(best.estimate),
+        "reason": best.reason,
+    }
+
+
+def _estimate_json(item: Estimate) -> Dict[str, Any]:
+    values = {
+        "engine": item.engine,
+        "variant": item.variant,
+        "compute": item.compute,
+        "device_bytes": item.device_bytes,
+        "host_bytes": item.host_bytes,
+        "seconds": item.seconds,
+        "fits": item.fits,
+        "reason": item.reason,
+    }
+    if item.simulation is not None:
+        names = ("compute_seconds", "stall_seconds", "bytes_in", "bytes_out", "on_demand_bytes")
+        values["simulation"] = {name: getattr(item.simulation, name) for name in names}
+    return values
+
+
+def _size(text: Optional[str], option: str) -> Optional[int]:
+    if text is None:
+        return None
+    try:
+        return parse_bytes(text)
+    except GraphToolsError as error:
+        raise ConfigError("{}: {}".format(option, error)) from error
