@@ -9,6 +9,8 @@ from whole_slide_cnn.errors import ManifestError, MemoryBudgetError, WeightsErro
 from whole_slide_cnn.models.network import Network
 from whole_slide_cnn.models.weights import save_weights
 from whole_slide_cnn.planning import auto
+from whole_slide_cnn.planning.estimate import estimate
+from whole_slide_cnn.planning.targets import work_of
 from whole_slide_cnn.training import setup
 from whole_slide_cnn.training.checkpoint import save_checkpoint
 
@@ -93,7 +95,10 @@ def test_auto_on_a_gpu_takes_what_fits_it(slide_set, tmp_path, monkeypatch):
     monkeypatch.setattr(auto, "has_gpu", lambda: True)
     monkeypatch.setattr(auto, "detect_gpu", lambda: "V100-32GB")
     assert settled(slide_set.config(tmp_path, "engine=auto"))[0].engine == "direct"
-    found, said = settled(slide_set.config(tmp_path, "engine=auto", "memory_gb=0.01"))
+    config = slide_set.config(tmp_path, "engine=auto")
+    (direct,) = estimate(work_of(config, True), auto.run_target(config), engines=("direct",))
+    limit = "memory_gb={}".format(0.99 * direct.device_bytes / 1e9)
+    found, said = settled(slide_set.config(tmp_path, "engine=auto", limit))
     assert found.engine != "direct" and "direct does not fit (needs " in said[0]
 
 

@@ -229,7 +229,7 @@ def test_exported_weights_predict_alike(workshop, slide_set, tmp_path, canvases)
     with setup.make_engine(again, network, setup.make_optimiser(again), said.append) as engine:
         found = [engine.predict(canvas, label) for canvas, label in canvases]
     assert said[0].startswith("engine streaming: predicted peak memory 0.")  # before anything else
-    assert "{} variables loaded".format(len(network.variables)) in said[1]
+    assert "{} variables loaded".format(len(network.variables)) in said[2]
     assert len({prediction.loss for prediction in expected}) > 1
     for left, right in zip(expected, found):
         assert left.loss == right.loss
