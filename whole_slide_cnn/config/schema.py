@@ -356,8 +356,8 @@ class TrainConfig(Section):
     seed: int = option("Seed of initial weights and of the order of slides.", 0, at_least=0, at_most=2**32 - 1)
     engine: str = option(
         "How a slide is computed: direct (whole canvas at once), streaming (windows, flat in memory), unified "
-        "(strips of the whole canvas in a planned order, for unified memory), or auto, which takes direct where it "
-        "fits easily.",
+        "(strips of the whole canvas in a planned order, for unified memory), or auto: the fastest that fits, as the "
+        "planner has it.",
         "streaming",
         choices=ENGINES,
     )
