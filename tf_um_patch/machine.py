@@ -89,7 +89,7 @@ def examine() -> Machine:
     facts = run_probe()
     effect = "unproven"
     if shim and facts.get("allocation"):
-        effect = _effect(run_probe(shim))
+        effect = effect_of_shim(run_probe(shim))
     return Machine(
         gpu=facts.get("name"),
         gpus=facts["devices"],
@@ -144,12 +144,9 @@ def run_probe(shim: Optional[str] = None) -> Dict:
 
     Never more managed memory is asked for than a small part of what the card has free.
     """
-    # Without this process's own shim, and without its options.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-    environment["LD_PRELOAD"] = shim or ""
-    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
+    environment = bare_environment()
     if shim:
+        environment["LD_PRELOAD"] = shim
         environment.update(settings(ceiling=LEAST_FREE, threshold=PROBE_BYTES))
     try:
         done = subprocess.run(
@@ -165,10 +162,20 @@ def run_probe(shim: Optional[str] = None) -> Dict:
         error = "the driver did not answer within {} s: look at the card with nvidia-smi".format(PROBE_SECONDS)
     except (IndexError, ValueError):
         error = "the driver ended the process that asked it ({}): reinstall the NVIDIA driver".format(done.returncode)
-    return {"error": error, "devices": 0, "shim": False, "allocation": None}
+    return {"error": error, "absent": False, "devices": 0, "shim": False, "allocation": None}
 
 
-def _effect(facts: Dict) -> str:
+def bare_environment() -> Dict[str, str]:
+    """This process's environment for another Python that finds this package, without a shim and its options."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    environment["LD_PRELOAD"] = ""
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
+    return environment
+
+
+def effect_of_shim(facts: Dict) -> str:
+    """What :func:`run_probe` under the shim showed, as in ``Machine.effect``."""
     if not facts["shim"]:
         return "none"
     if not facts["allocation"]:
