@@ -45,6 +45,7 @@ FUNCTIONS = (
     Function("cuDeviceGetName", (ctypes.c_char_p, _INT, _INT), "2.0"),
     Function("cuDeviceGetAttribute", (_INT_OUT, _INT, _INT), "2.0"),
     Function("cuDevicePrimaryCtxRetain", (_POINTER_OUT, _INT), "7.0"),
+    Function("cuDevicePrimaryCtxRelease", (_INT,), "7.0"),
     Function("cuDevicePrimaryCtxRelease_v2", (_INT,), "11.0"),
     Function("cuCtxGetCurrent", (_POINTER_OUT,), "4.0"),
     Function("cuCtxSetCurrent", (ctypes.c_void_p,), "4.0"),
@@ -177,4 +178,5 @@ class Driver:
             yield
         finally:
             self.cuCtxSetCurrent(before)
-            self.cuDevicePrimaryCtxRelease_v2(device)
+            newer = self.cuDevicePrimaryCtxRelease_v2
+            (newer if newer.available else self.cuDevicePrimaryCtxRelease)(device)

@@ -2,11 +2,11 @@
 
 import json
 import os
-import subprocess
 import sys
 from typing import Dict, NamedTuple, Optional
 
 from tf_um_patch.build import build_shim, find_compiler
+from tf_um_patch.child import run_for
 from tf_um_patch.errors import BuildError
 from tf_um_patch.memory import available_host_memory, host_budget
 from tf_um_patch.options import PREFIX, settings
@@ -148,20 +148,14 @@ def run_probe(shim: Optional[str] = None) -> Dict:
     if shim:
         environment["LD_PRELOAD"] = shim
         environment.update(settings(ceiling=LEAST_FREE, threshold=PROBE_BYTES))
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "tf_um_patch.probe"],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            timeout=PROBE_SECONDS,
-        )
-        lines = done.stdout.decode("utf-8", "replace").strip().splitlines()
-        return json.loads(lines[-1])
-    except subprocess.TimeoutExpired:
+    done = run_for([sys.executable, "-m", "tf_um_patch.probe"], environment, PROBE_SECONDS)
+    if done.code is None:
         error = "the driver did not answer within {} s: look at the card with nvidia-smi".format(PROBE_SECONDS)
-    except (IndexError, ValueError):
-        error = "the driver ended the process that asked it ({}): reinstall the NVIDIA driver".format(done.returncode)
+    else:
+        try:
+            return json.loads(done.output.strip().splitlines()[-1])
+        except (IndexError, ValueError):
+            error = "the driver ended the process that asked it ({}): reinstall the NVIDIA driver".format(done.code)
     return {"error": error, "absent": False, "devices": 0, "shim": False, "allocation": None}
 
 

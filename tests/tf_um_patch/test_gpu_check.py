@@ -3,15 +3,14 @@
 import json
 import os
 import re
-import subprocess
 import sys
 import time
 
 import pytest
 
-from tf_um_patch import probe
+from tf_um_patch import child, probe
 from tf_um_patch.errors import OptionError
-from tf_um_patch.gpu_check import card, child, command, figures, framework, kernels, measure
+from tf_um_patch.gpu_check import card, command, figures, framework, measure
 from tf_um_patch.options import OPTIONS
 
 MIB = 1 << 20
@@ -150,6 +149,7 @@ def test_one_that_passed_its_budget_would_be_seen(check):
         ("forget", {"prefetch", "pages", "moves", "managed_cost"}, "contents were lost on the way"),
         ("serial", {"overlap"}, "0% of a prefetch overlaps with a kernel, less than 50%"),
         ("slow", {"managed_cost"}, "5.00 times as long on managed memory on the device as on plain memory, more than"),
+        ("timeless", {"allocation"}, "a kernel took 0.0 s by CUDA's events: update the NVIDIA driver"),
         (
             "idle",
             {"allocation", "prefetch", "pages", "moves", "overlap", "managed_cost"},
@@ -161,7 +161,7 @@ def test_faults_without_an_error_are_found(check, fault, failing, words):
     found = check.measure(FAKE_CUDA_FAULTS=fault)
     assert failed(found) == failing
     assert words in found[next(name for name in ALL if name in failing)]["sentence"]
-    assert found["given_back"]["status"] == "pass" and not check.left.exists()
+    assert not check.left.exists()
 
 
 @pytest.mark.parametrize(
@@ -342,31 +342,6 @@ def test_the_documentation_has_the_same_checks_and_numbers():
     assert "at most {} times".format(measure.LARGEST_MANAGED_RATIO) in rows["managed_cost"]
     assert re.findall(r"^\| (\d+) \|", section, re.MULTILINE) == ["0", "1", "2", str(command.EXIT_NO_GPU)]
     assert "medians of {},".format(measure.REPEATS) in section and command.REQUIRE_VARIABLE + "=1" in section
-
-
-def test_the_sequence_of_the_kernel_is_what_its_steps_give():
-    expected = list(range(5))
-    for rounds in range(1, 40):
-        expected = [(value * kernels.FACTOR + kernels.ADDEND) % 2**32 for value in expected]
-        assert kernels.spun(5, rounds) == expected
-
-
-def test_the_kernels_are_for_every_gpu_that_pages():
-    text = kernels.PTX.decode("ascii")
-    assert text.split("\n")[1:4] == [".version 6.0", ".target sm_60", ".address_size 64"]
-    for number in (kernels.FACTOR, kernels.ADDEND):
-        assert str(number) in text
-
-
-@pytest.mark.parametrize("target", ["sm_75", "sm_90"])
-def test_the_kernels_assemble(tmp_path, target):
-    path = tmp_path / "kernels.ptx"
-    path.write_bytes(kernels.PTX)
-    try:
-        done = subprocess.run(["ptxas", "-arch=" + target, "-o", os.devnull, str(path)], stderr=subprocess.PIPE)
-    except FileNotFoundError:
-        pytest.skip("there is no ptxas, which comes with CUDA's toolkit")
-    assert done.returncode == 0, done.stderr.decode()
 
 
 def test_a_process_that_does_not_end_is_ended_with_its_children(tmp_path):

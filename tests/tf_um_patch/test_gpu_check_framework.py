@@ -8,8 +8,8 @@ import pytest
 import tensorflow
 
 from tf_um_patch import ops as um
+from tf_um_patch.child import Finished
 from tf_um_patch.gpu_check import command, framework
-from tf_um_patch.gpu_check.child import Finished
 
 BUDGET = 32 << 20
 HERE = os.path.dirname(os.path.abspath(__file__))

@@ -125,6 +125,28 @@ def test_a_driver_that_lacks_a_function_gives_a_stand_in(tmp_path, native):
         driver.cuPointerGetAttribute(None, 8, 0)
 
 
+RELEASE = """
+import ctypes, json
+from tf_um_patch import driver as cuda
+driver = cuda.Driver()
+own = ctypes.CDLL(cuda.LIBRARY)
+driver.cuInit(0)
+contexts = []
+with driver.primary_context(0):
+    outer = driver.value("cuCtxGetCurrent", kind=ctypes.c_void_p)
+    driver.cuDevicePrimaryCtxRelease_v2 = cuda.Missing(cuda.FUNCTIONS[0])  # as in a driver from before CUDA 11
+    with driver.primary_context(0):
+        pass
+    contexts = [outer == driver.value("cuCtxGetCurrent", kind=ctypes.c_void_p), outer is not None]
+contexts.append(driver.value("cuCtxGetCurrent", kind=ctypes.c_void_p))
+print(json.dumps([contexts, own.fake_calls(b"cuDevicePrimaryCtxRelease"), own.fake_calls(b"cuDevicePrimaryCtxRetain")]))
+"""
+
+
+def test_a_context_is_given_back_and_the_one_before_is_current_again(native):
+    assert native.python(RELEASE, preload=False) == [[True, True, None], 2, 2]
+
+
 # ---- run ----
 
 

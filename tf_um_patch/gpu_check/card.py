@@ -71,9 +71,7 @@ class Card:
 
     def is_managed(self, address: int) -> bool:
         """Whether the driver calls it managed memory."""
-        found = ctypes.c_bool()
-        self.driver.cuPointerGetAttribute(ctypes.byref(found), cuda.POINTER_IS_MANAGED, address)
-        return found.value
+        return self.driver.value("cuPointerGetAttribute", cuda.POINTER_IS_MANAGED, address) != 0
 
     def fill(self, address: int, count: int, byte: int) -> None:
         """Set all bytes, on the device."""
@@ -113,6 +111,13 @@ class Card:
         return self._read(self._out, 4 * count) == expected
 
     # ---- time ----
+
+    def kernel_seconds(self, launch: Callable[[], None]) -> float:
+        """How long the kernel took that ``launch`` enqueues on the compute stream; more than 0."""
+        taken = self.seconds(launch, self.compute)
+        if taken <= 0:
+            raise DriverError("a kernel took {} s by CUDA's events: update the NVIDIA driver".format(taken))
+        return taken
 
     def seconds(self, work: Callable[[], None], stream: int) -> float:
         """How long a stream took for what ``work`` enqueues on it."""

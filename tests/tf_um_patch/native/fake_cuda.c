@@ -348,6 +348,13 @@ EXPORT int cuDevicePrimaryCtxRetain(void **context, int device)
     return 0;
 }
 
+EXPORT int cuDevicePrimaryCtxRelease(int device)
+{
+    ENTER(cuDevicePrimaryCtxRelease, 0);
+    (void)device;
+    return 0;
+}
+
 EXPORT int cuDevicePrimaryCtxRelease_v2(int device)
 {
     ENTER(cuDevicePrimaryCtxRelease_v2, 0);
