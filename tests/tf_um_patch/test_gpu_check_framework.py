@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import tensorflow
+import tensorflow.compat.v1 as tf
 
 from tf_um_patch import ops as um
 from tf_um_patch.child import Finished
@@ -161,6 +162,12 @@ def test_the_trial_of_tensorflow_computes_and_runs_the_operations(compilers):
     found = operations.counters()
     assert (found["evict_calls"], found["prefetch_calls"]) == (1, 1)
     assert found["evict_bytes"] == 4 * framework.words(BUDGET)
+
+
+def test_tensorflow_is_limited_to_less_than_the_budget():
+    options = framework.tensorflow_config(tf, BUDGET).gpu_options
+    (limits,) = [device.memory_limit_mb for device in options.experimental.virtual_devices]
+    assert options.allow_growth and len(limits) == 1 and BUDGET / 2 <= limits[0] * 2**20 < BUDGET
 
 
 def test_the_trial_of_tensorflow_without_a_compiler(monkeypatch):

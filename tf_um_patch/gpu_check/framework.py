@@ -49,18 +49,23 @@ def words(budget: int) -> int:
     return 1 << (budget // _TENSORS // _FLOAT).bit_length() - 1
 
 
+def tensorflow_config(tf, budget: int):
+    """Settings of a session that takes no more than a part of the budget, and only as it needs it."""
+    config = tf.ConfigProto(allow_soft_placement=False)
+    config.gpu_options.allow_growth = True
+    # Only of the first GPU; the command hides the others by CUDA_VISIBLE_DEVICES, since TensorFlow 1.15 aborts where
+    # visible_device_list names a GPU that is not there.
+    config.gpu_options.experimental.virtual_devices.add(memory_limit_mb=[budget * SHARE / 2**20])
+    return config
+
+
 @contextlib.contextmanager
 def tensorflow_trial(budget: int, device: str = "/gpu:0") -> Iterator[Trial]:
     """A step of gradient descent on a variable of zeros that takes it to ones."""
     import tensorflow
     import tensorflow.compat.v1 as tf
 
-    config = tf.ConfigProto(allow_soft_placement=False)
-    config.gpu_options.allow_growth = True
-    # Only of the first GPU; the command hides the others by CUDA_VISIBLE_DEVICES, since TensorFlow 1.15 aborts where
-    # visible_device_list names a GPU that is not there.
-    config.gpu_options.experimental.virtual_devices.add(memory_limit_mb=[budget * SHARE / 2**20])
-    with tf.Graph().as_default(), tf.Session(config=config) as session:
+    with tf.Graph().as_default(), tf.Session(config=tensorflow_config(tf, budget)) as session:
         if device.startswith("/gpu") and not any(found.device_type == "GPU" for found in session.list_devices()):
             raise NoGpu("TensorFlow {} sees no GPU".format(tensorflow.__version__))
         ops = load_ops()

@@ -10,6 +10,7 @@ import os
 import time
 
 FAULT = os.environ.get("FAKE_FRAMEWORK", "")
+LIMIT = int(os.environ["FAKE_CUDA_LIMIT"])
 _GREEDY = 1 << 40
 _driver = ctypes.CDLL("libcuda.so.1")  # finds its functions by dlsym
 

@@ -2,16 +2,17 @@
 
 import types
 
-from device_numbers import Numbers, start
+from device_numbers import LIMIT, Numbers, start
 
 __version__ = "stand-in"
 float32 = "float32"
 limits = []
+TOTAL = 8 << 30
 
 
 def zeros(count, dtype, device):
     """A tensor on the stand-in driver's device."""
-    assert dtype == float32 and device == "cuda" and 0 < limits[-1] < 1
+    assert dtype == float32 and device == "cuda" and 0 < limits[-1] * TOTAL < LIMIT
     return _Tensor(count)
 
 
@@ -32,6 +33,6 @@ class _Tensor:
 cuda = types.SimpleNamespace(
     is_available=start,
     set_per_process_memory_fraction=limits.append,
-    get_device_properties=lambda device: types.SimpleNamespace(total_memory=8 << 30),
+    get_device_properties=lambda device: types.SimpleNamespace(total_memory=TOTAL),
     synchronize=lambda: None,
 )
