@@ -149,6 +149,7 @@ def test_one_that_passed_its_budget_would_be_seen(check):
         ("forget", {"prefetch", "pages", "moves", "managed_cost"}, "contents were lost on the way"),
         ("serial", {"overlap"}, "0% of a prefetch overlaps with a kernel, less than 50%"),
         ("slow", {"managed_cost"}, "5.00 times as long on managed memory on the device as on plain memory, more than"),
+        ("nameless", {"allocation", "moves"}, "the driver calls managed memory plain, or plain memory managed"),
         ("timeless", {"allocation"}, "a kernel took 0.0 s by CUDA's events: update the NVIDIA driver"),
         (
             "idle",
@@ -189,6 +190,29 @@ def test_a_call_that_fails_is_named_in_one_sentence(check, function, failing):
     later = list(found.values())[measure.NAMES.index(failing) + 1 :]
     assert {check["status"] for check in later} <= {"skipped"}
     assert not check.left.exists()
+
+
+SPANS = """
+import ctypes, json
+from tf_um_patch.driver import LIBRARY
+from tf_um_patch.gpu_check.card import Card, Driver
+card = Card(Driver(), 1 << 24)
+own = ctypes.CDLL(LIBRARY)
+address = card.managed(1 << 20)
+card.move(address, 1 << 20, -1)
+works = [(lambda: card.spin(10 ** 4), card.compute), (lambda: card.enqueue_move(address, 1 << 20, 0), card.copy)]
+events = own.fake_calls(b"cuEventCreate")
+spans = card.spans(works)
+waits, events = own.fake_calls(b"cuStreamWaitEvent"), own.fake_calls(b"cuEventCreate") - events
+print(json.dumps([spans, waits, events == own.fake_calls(b"cuEventDestroy_v2")]))
+"""
+
+
+def test_spans_have_one_origin(native):
+    """A stream that has nothing to do could otherwise begin before the origin of all times was recorded."""
+    spans, waits, destroyed = native.python(SPANS, preload=False)
+    assert [pytest.approx(end) for _, end in spans] == [1e4 * 2e-9, (1 << 20) * 1e-10]
+    assert [start for start, _ in spans] == [0, 0] and waits == 1 and destroyed
 
 
 def test_memory_that_cannot_be_given_back_is_found(check):

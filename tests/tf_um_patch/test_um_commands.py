@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from tf_um_patch import launch, probe
+from tf_um_patch import launch, machine, probe
+from tf_um_patch.child import Finished
 from tf_um_patch.driver import Driver, Missing
 from tf_um_patch.errors import DriverError, OptionError
 from tf_um_patch.machine import Machine, choose_route
@@ -123,6 +124,20 @@ def test_a_driver_that_lacks_a_function_gives_a_stand_in(tmp_path, native):
     assert isinstance(driver.cuInit, Missing) and driver.cuInit.available is False
     with pytest.raises(DriverError, match="has no cuPointerGetAttribute, which came with CUDA 4.0: install a newer"):
         driver.cuPointerGetAttribute(None, 8, 0)
+
+
+@pytest.mark.parametrize(
+    "finished, words",
+    [
+        (Finished(None, "", ""), "the driver did not answer within 120 s: look at the card with nvidia-smi"),
+        (Finished(-11, "", ""), "the driver ended the process that asked it (-11): reinstall the NVIDIA driver"),
+        (Finished(0, "no JSON", ""), "the driver ended the process that asked it (0): reinstall the NVIDIA driver"),
+    ],
+)
+def test_a_driver_that_hangs_or_crashes_is_no_missing_gpu(monkeypatch, finished, words):
+    monkeypatch.setattr(machine, "run_for", lambda *arguments: finished)
+    facts = machine.run_probe()
+    assert facts["error"] == words and facts["devices"] == 0 and facts["absent"] is False
 
 
 RELEASE = """

@@ -275,7 +275,7 @@ EXPORT int cuPointerGetAttribute(void *data, int attribute, unsigned long long a
     ENTER(cuPointerGetAttribute, 0);
     pthread_mutex_lock(&fake_lock);
     struct allocation *found = fake_holding(address);
-    unsigned managed = found && found->managed;
+    unsigned managed = found && found->managed && !fake_faulty("nameless");
     pthread_mutex_unlock(&fake_lock);
     if (found == NULL)
         return INVALID_VALUE;

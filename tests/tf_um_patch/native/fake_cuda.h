@@ -24,6 +24,9 @@ extern pthread_mutex_t fake_lock;
 /* The allocation that holds an address, or NULL; under the lock. */
 struct allocation *fake_holding(uint64_t address);
 
+/* Whether FAKE_CUDA_FAULTS names a fault. */
+int fake_faulty(const char *fault);
+
 /* Counts a call of a function; other than 0 is what it shall return. */
 int fake_enter(const char *name, int needs_context);
 

@@ -6,6 +6,7 @@
  *   pretend   the last prefetch location changes, but the pages stay where they are
  *   forget    pages that move to the host lose what they hold
  *   serial    nothing overlaps
+ *   nameless  managed memory is called plain memory
  *   slow      kernels are slower on managed memory, wherever its pages are
  *   idle      kernels end, but compute nothing
  *   timeless  nothing takes any time
@@ -34,7 +35,7 @@ static double host; /* until when the host has waited */
 static const char *const kernels[] = {"tfum_spin", "tfum_add"};
 enum { SPIN, ADD };
 
-static int faulty(const char *fault)
+int fake_faulty(const char *fault)
 {
     const char *text = getenv("FAKE_CUDA_FAULTS");
     size_t length = strlen(fault);
@@ -79,19 +80,19 @@ static struct timed *stream_of(void *stream)
 static double begin(void *stream)
 {
     double at = stream_of(stream)->at;
-    for (int i = 0; i < MAX_STREAMS && faulty("serial"); i++)
+    for (int i = 0; i < MAX_STREAMS && fake_faulty("serial"); i++)
         at = streams[i].at > at ? streams[i].at : at;
     return at > host ? at : host;
 }
 
 static void spend(void *stream, double nanoseconds)
 {
-    stream_of(stream)->at = begin(stream) + (faulty("timeless") ? 0 : nanoseconds);
+    stream_of(stream)->at = begin(stream) + (fake_faulty("timeless") ? 0 : nanoseconds);
 }
 
 static void wait_until(double at)
 {
-    while (faulty("hang"))
+    while (fake_faulty("hang"))
         pause();
     host = at > host ? at : host;
 }
@@ -106,12 +107,12 @@ static int of_managed(unsigned long long address)
 
 static void move(struct allocation *memory, size_t bytes, int device, void *stream)
 {
-    if (faulty("still"))
+    if (fake_faulty("still"))
         return;
     memory->location = device;
-    if (faulty("pretend"))
+    if (fake_faulty("pretend"))
         return;
-    if (device == HOST && faulty("forget"))
+    if (device == HOST && fake_faulty("forget"))
         memset(memory->address, 0, 4096);
     spend(stream, memory->resident == device ? 0 : (double)bytes * per_moved_byte);
     memory->resident = device;
@@ -157,7 +158,7 @@ static int touch(unsigned long long address, size_t bytes, void *stream)
     struct allocation *memory = fake_holding(address);
     if (memory == NULL)
         return INVALID_VALUE;
-    double per_byte = per_computed_byte * (memory->managed && faulty("slow") ? 5 : 1);
+    double per_byte = per_computed_byte * (memory->managed && fake_faulty("slow") ? 5 : 1);
     if (memory->managed && memory->resident == HOST)
         per_byte += per_faulted_byte;
     if (memory->managed)
@@ -223,7 +224,7 @@ static int spin(void **arguments, unsigned threads, void *stream)
     uint32_t rounds = *(uint32_t *)arguments[1];
     if (fake_holding(out) == NULL || rounds == 0)
         return INVALID_VALUE;
-    for (unsigned thread = 0; thread < threads && !faulty("idle"); thread++)
+    for (unsigned thread = 0; thread < threads && !fake_faulty("idle"); thread++)
         ((uint32_t *)(uintptr_t)out)[thread] = spun(thread, rounds);
     spend(stream, rounds * per_round);
     return 0;
@@ -234,7 +235,7 @@ static int add(void **arguments, void *stream)
     uint64_t words = *(uint64_t *)arguments[0], count = *(uint64_t *)arguments[1];
     uint32_t amount = *(uint32_t *)arguments[2];
     int result = touch(words, count * 4, stream);
-    for (uint64_t i = 0; result == 0 && i < count && !(i == 0 && faulty("idle")); i++)
+    for (uint64_t i = 0; result == 0 && i < count && !(i == 0 && fake_faulty("idle")); i++)
         ((uint32_t *)(uintptr_t)words)[i] += amount;
     return result;
 }
