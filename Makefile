@@ -7,7 +7,8 @@ GOLDENS ?=
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-parallel demo test test-slow lint sanitize exactness goldens published-figures lungmosaic clean FORCE
+.PHONY: help setup setup-parallel demo test test-slow lint sanitize gpu-check exactness goldens published-figures \
+	lungmosaic clean FORCE
 
 # TensorFlow's start-up notices hide what the commands say; its errors stay.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
@@ -67,6 +68,9 @@ lint: $(STAMP) ## Check style and formatting of all Python files, and warnings o
 
 sanitize: $(STAMP) ## Run the C code under the address, undefined behaviour and thread sanitizers.
 	$(RUN) -m pytest tests/tf_um_patch/test_shim_sanitizers.py $(ARGS)
+
+gpu-check: $(STAMP) ## Check on a GPU what docs/unified-memory.md says of one, within a small budget of its memory.
+	$(RUN) -m tf_um_patch gpu-check $(ARGS)
 
 exactness: $(STAMP) ## Compare loss and gradients of every engine with direct, and write results/exactness.json.
 	$(RUN) benchmarks/exactness.py --json results/exactness.json $(ARGS)

@@ -1,13 +1,15 @@
-"""The commands of this package: ``python -m tf_um_patch run`` and ``python -m tf_um_patch doctor``."""
+"""The commands of this package: ``python -m tf_um_patch run``, ``doctor`` and ``gpu-check``."""
 
 import sys
 
 from tf_um_patch import doctor, launch
 from tf_um_patch.errors import UnifiedMemoryError
+from tf_um_patch.gpu_check import command as gpu_check
 
-COMMANDS = {"run": launch.main, "doctor": doctor.main}
+COMMANDS = {"run": launch.main, "doctor": doctor.main, "gpu-check": gpu_check.main}
 USAGE = """usage: python -m tf_um_patch run [options] -- COMMAND
        python -m tf_um_patch doctor [--json]
+       python -m tf_um_patch gpu-check [options]
 
 Device memory that may exceed the device. Each command has --help."""
 EXIT_USER_ERROR = 2

@@ -21,6 +21,7 @@ INSTALL = "install one with: apt-get install gcc g++ libc6-dev"
 _SHIM_FLAGS = ["-std=c11", "-O2", "-g", "-fPIC", "-shared", "-Wl,-z,defs", "-Wl,-soname,libtfum.so"]
 _SHIM_FLAGS += ["-foptimize-sibling-calls", "-ftls-model=initial-exec"]
 _SHIM_LIBRARIES = ["-ldl", "-lpthread"]
+_MOVES_FLAGS = ["-std=c11", "-O2", "-g", "-fPIC"]
 
 
 class Compiler(NamedTuple):
@@ -72,6 +73,17 @@ def build_shim() -> str:
     return _cached("libtfum.so", compiler, [command + sources + _SHIM_LIBRARIES])
 
 
+def build_moves() -> str:
+    """Path of a library of the code by which the operations move memory, compiled if it was not yet; no TensorFlow.
+
+    Raises:
+        BuildError: there is no C compiler, it fails, or the cache cannot be written.
+    """
+    compiler = _compiler_or_raise("c", "the code that moves memory")
+    command = list(compiler.command) + _MOVES_FLAGS + ["-shared"] + _files("operations", ".c") + _SHIM_LIBRARIES
+    return _cached("libtfum_moves.so", compiler, [command])
+
+
 def build_operations(tensorflow) -> str:
     """Path of the operations' library for the imported TensorFlow, compiled if it was not yet.
 
@@ -93,7 +105,7 @@ def build_operations(tensorflow) -> str:
         "libtfum_operations.so",
         compiler,
         [
-            list(c_compiler.command) + ["-std=c11", "-O2", "-g", "-fPIC", "-c"] + _files("operations", ".c"),
+            list(c_compiler.command) + _MOVES_FLAGS + ["-c"] + _files("operations", ".c"),
             list(compiler.command)
             + ["-O2", "-fPIC", "-shared", "-fvisibility=hidden", "-w"]
             + flags

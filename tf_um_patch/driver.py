@@ -1,5 +1,10 @@
-"""The CUDA driver's functions that the probe calls, as a table; what a driver lacks becomes a stand-in."""
+"""The CUDA driver's functions that the probe and the checks on a GPU call, as a table.
 
+What a driver lacks becomes a stand-in. A name is that of the form whose parameters stand here, which later drivers keep
+beside newer forms (as cuMemPrefetchAsync beside cuMemPrefetchAsync_v2).
+"""
+
+import contextlib
 import ctypes
 from typing import NamedTuple, Tuple
 
@@ -14,6 +19,8 @@ _INT_OUT = ctypes.POINTER(ctypes.c_int)
 _SIZE_OUT = ctypes.POINTER(ctypes.c_size_t)
 _ADDRESS_OUT = ctypes.POINTER(ctypes.c_uint64)
 _POINTER_OUT = ctypes.POINTER(ctypes.c_void_p)
+_HANDLE = ctypes.c_void_p  # a stream, an event, a module or a function
+_COUNT = ctypes.c_uint
 
 
 class Function(NamedTuple):
@@ -38,7 +45,9 @@ FUNCTIONS = (
     Function("cuDeviceGetName", (ctypes.c_char_p, _INT, _INT), "2.0"),
     Function("cuDeviceGetAttribute", (_INT_OUT, _INT, _INT), "2.0"),
     Function("cuDevicePrimaryCtxRetain", (_POINTER_OUT, _INT), "7.0"),
+    Function("cuDevicePrimaryCtxRelease", (_INT,), "7.0"),
     Function("cuDevicePrimaryCtxRelease_v2", (_INT,), "11.0"),
+    Function("cuCtxGetCurrent", (_POINTER_OUT,), "4.0"),
     Function("cuCtxSetCurrent", (ctypes.c_void_p,), "4.0"),
     Function("cuCtxSynchronize", (), "2.0"),
     Function("cuMemGetInfo_v2", (_SIZE_OUT, _SIZE_OUT), "3.2"),
@@ -47,12 +56,41 @@ FUNCTIONS = (
     Function("cuMemsetD8_v2", (_ADDRESS, ctypes.c_ubyte, _SIZE), "3.2"),
     Function("cuMemcpyDtoH_v2", (ctypes.c_void_p, _ADDRESS, _SIZE), "3.2"),
     Function("cuPointerGetAttribute", (ctypes.c_void_p, _INT, _ADDRESS), "4.0"),
+    Function("cuMemAllocManaged", (_ADDRESS_OUT, _SIZE, _COUNT), "6.0"),
+    Function("cuMemPrefetchAsync", (_ADDRESS, _SIZE, _INT, _HANDLE), "8.0"),
+    Function("cuMemRangeGetAttribute", (ctypes.c_void_p, _SIZE, _INT, _ADDRESS, _SIZE), "8.0"),
+    Function("cuStreamCreate", (_POINTER_OUT, _COUNT), "2.0"),
+    Function("cuStreamDestroy_v2", (_HANDLE,), "4.0"),
+    Function("cuStreamSynchronize", (_HANDLE,), "2.0"),
+    Function("cuStreamWaitEvent", (_HANDLE, _HANDLE, _COUNT), "3.2"),
+    Function("cuEventCreate", (_POINTER_OUT, _COUNT), "2.0"),
+    Function("cuEventDestroy_v2", (_HANDLE,), "4.0"),
+    Function("cuEventRecord", (_HANDLE, _HANDLE), "2.0"),
+    Function("cuEventSynchronize", (_HANDLE,), "2.0"),
+    Function("cuEventElapsedTime", (ctypes.POINTER(ctypes.c_float), _HANDLE, _HANDLE), "2.0"),
+    Function("cuModuleLoadData", (_POINTER_OUT, ctypes.c_char_p), "2.0"),
+    Function("cuModuleUnload", (_HANDLE,), "2.0"),
+    Function("cuModuleGetFunction", (_POINTER_OUT, _HANDLE, ctypes.c_char_p), "2.0"),
+    Function(
+        "cuLaunchKernel",
+        (_HANDLE,) + (_COUNT,) * 7 + (_HANDLE, ctypes.POINTER(ctypes.c_void_p), ctypes.POINTER(ctypes.c_void_p)),
+        "4.0",
+    ),
 )
 
 # Numbers of attributes: they are part of CUDA's binary interface.
+MULTIPROCESSORS = 16
 CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76
 MANAGED_MEMORY, CONCURRENT_MANAGED_ACCESS = 83, 89
 POINTER_IS_MANAGED = 8
+LAST_PREFETCH_LOCATION = 4
+
+# Locations of managed memory other than a device's number, and flags.
+HOST, NOWHERE = -1, -2
+ATTACH_GLOBAL = 1
+NON_BLOCKING = 1
+
+NO_DEVICE = 100  # a CUresult
 
 
 class Missing:
@@ -85,7 +123,8 @@ class Bound:
     def __call__(self, *arguments):
         result = self._native(*arguments)
         if result != 0:
-            raise DriverError("{} returned {}: see CUresult in CUDA's documentation".format(self._name, result))
+            message = "{} returned {}: see CUresult in CUDA's documentation".format(self._name, result)
+            raise DriverError(message, result)
 
 
 class Driver:
@@ -113,3 +152,31 @@ class Driver:
         out = kind()
         getattr(self, name)(ctypes.byref(out), *arguments)
         return out.value
+
+    def memory(self) -> Tuple[int, int]:
+        """Free and total bytes of the current context's device."""
+        free, total = ctypes.c_size_t(), ctypes.c_size_t()
+        self.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total))
+        return free.value, total.value
+
+    def last_prefetch_location(self, address: int, bytes_: int) -> int:
+        """Where all pages of a range of managed memory were last told to move: a device's number, HOST, or NOWHERE.
+
+        It is what was asked for last, also where the pages have not arrived, or have moved on by themselves.
+        """
+        found = ctypes.c_int()
+        self.cuMemRangeGetAttribute(ctypes.byref(found), ctypes.sizeof(found), LAST_PREFETCH_LOCATION, address, bytes_)
+        return found.value
+
+    @contextlib.contextmanager
+    def primary_context(self, device: int):
+        """The context that a device's CUDA runtime uses too, current in this thread; then the one that was before."""
+        before = self.value("cuCtxGetCurrent", kind=ctypes.c_void_p)
+        context = self.value("cuDevicePrimaryCtxRetain", device, kind=ctypes.c_void_p)
+        try:
+            self.cuCtxSetCurrent(context)
+            yield
+        finally:
+            self.cuCtxSetCurrent(before)
+            newer = self.cuDevicePrimaryCtxRelease_v2
+            (newer if newer.available else self.cuDevicePrimaryCtxRelease)(device)

@@ -1,5 +1,7 @@
 """Errors that a user can act on: one sentence with its remedy."""
 
+from typing import Optional
+
 
 class UnifiedMemoryError(Exception):
     """Base of all errors of this package."""
@@ -14,4 +16,12 @@ class BuildError(UnifiedMemoryError):
 
 
 class DriverError(UnifiedMemoryError):
-    """The CUDA driver is missing, or a function of it failed."""
+    """The CUDA driver is missing, or a function of it failed.
+
+    Attributes:
+        result: the CUresult that the function returned, or None where there was none to call.
+    """
+
+    def __init__(self, message: str, result: Optional[int] = None):
+        super().__init__(message)
+        self.result = result

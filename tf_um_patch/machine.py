@@ -2,11 +2,11 @@
 
 import json
 import os
-import subprocess
 import sys
 from typing import Dict, NamedTuple, Optional
 
 from tf_um_patch.build import build_shim, find_compiler
+from tf_um_patch.child import run_for
 from tf_um_patch.errors import BuildError
 from tf_um_patch.memory import available_host_memory, host_budget
 from tf_um_patch.options import PREFIX, settings
@@ -89,7 +89,7 @@ def examine() -> Machine:
     facts = run_probe()
     effect = "unproven"
     if shim and facts.get("allocation"):
-        effect = _effect(run_probe(shim))
+        effect = effect_of_shim(run_probe(shim))
     return Machine(
         gpu=facts.get("name"),
         gpus=facts["devices"],
@@ -144,31 +144,32 @@ def run_probe(shim: Optional[str] = None) -> Dict:
 
     Never more managed memory is asked for than a small part of what the card has free.
     """
-    # Without this process's own shim, and without its options.
+    environment = bare_environment()
+    if shim:
+        environment["LD_PRELOAD"] = shim
+        environment.update(settings(ceiling=LEAST_FREE, threshold=PROBE_BYTES))
+    done = run_for([sys.executable, "-m", "tf_um_patch.probe"], environment, PROBE_SECONDS)
+    if done.code is None:
+        error = "the driver did not answer within {} s: look at the card with nvidia-smi".format(PROBE_SECONDS)
+    else:
+        try:
+            return json.loads(done.output.strip().splitlines()[-1])
+        except (IndexError, ValueError):
+            error = "the driver ended the process that asked it ({}): reinstall the NVIDIA driver".format(done.code)
+    return {"error": error, "absent": False, "devices": 0, "shim": False, "allocation": None}
+
+
+def bare_environment() -> Dict[str, str]:
+    """This process's environment for another Python that finds this package, without a shim and its options."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-    environment["LD_PRELOAD"] = shim or ""
+    environment["LD_PRELOAD"] = ""
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
-    if shim:
-        environment.update(settings(ceiling=LEAST_FREE, threshold=PROBE_BYTES))
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "tf_um_patch.probe"],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            timeout=PROBE_SECONDS,
-        )
-        lines = done.stdout.decode("utf-8", "replace").strip().splitlines()
-        return json.loads(lines[-1])
-    except subprocess.TimeoutExpired:
-        error = "the driver did not answer within {} s: look at the card with nvidia-smi".format(PROBE_SECONDS)
-    except (IndexError, ValueError):
-        error = "the driver ended the process that asked it ({}): reinstall the NVIDIA driver".format(done.returncode)
-    return {"error": error, "devices": 0, "shim": False, "allocation": None}
+    return environment
 
 
-def _effect(facts: Dict) -> str:
+def effect_of_shim(facts: Dict) -> str:
+    """What :func:`run_probe` under the shim showed, as in ``Machine.effect``."""
     if not facts["shim"]:
         return "none"
     if not facts["allocation"]:

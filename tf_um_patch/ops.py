@@ -6,12 +6,12 @@ them after given operations, and their caller decides what waits for them.
 """
 
 import contextlib
-import ctypes
 import re
-from typing import Dict, Iterable, Optional
+from typing import Dict, Iterable, Optional, Tuple
 
 from tf_um_patch.build import build_operations, built_for
 from tf_um_patch.errors import BuildError, OptionError, UnifiedMemoryError
+from tf_um_patch.moves import Moves
 
 # Name -> (CUmem_advise, whether it names the host rather than the device).
 ADVICE = {
@@ -37,9 +37,7 @@ class UmOps:
 
     def __init__(self, tensorflow, library: str):
         self._ops = tensorflow.load_op_library(library)
-        self._native = ctypes.CDLL(library)  # after TensorFlow, which sees only operations of what it loads itself
-        self._native.tfum_counter_name.restype = ctypes.c_char_p
-        self._native.tfum_counter.restype = ctypes.c_uint64
+        self._moves = Moves(library)  # after TensorFlow, which sees only operations of what it loads itself
         self.library = library
 
     def prefetch(self, tensor, after: Iterable = (), name: Optional[str] = None):
@@ -83,16 +81,15 @@ class UmOps:
         advices that the driver took, ``not_managed`` those on plain device memory, ``failed`` those that it refused
         and ``no_driver`` those without a driver.
         """
-        values = {}
-        while True:
-            name = self._native.tfum_counter_name(len(values))
-            if name is None:
-                return values
-            values[name.decode("ascii")] = self._native.tfum_counter(len(values))
+        return self._moves.counters()
 
     def reset_counters(self) -> None:
         """Sets all counters to 0."""
-        self._native.tfum_reset_counters()
+        self._moves.reset_counters()
+
+    def last_move(self) -> Tuple[int, int]:
+        """Address and bytes of the latest move that the driver took in this process; (0, 0) before the first."""
+        return self._moves.last_move()
 
     @contextlib.contextmanager
     def _placed(self, tensor, after):
@@ -121,7 +118,7 @@ class NoUmOps:
         """Raises UnifiedMemoryError, as all its functions do: ask ``available`` first."""
         raise UnifiedMemoryError(self.reason)
 
-    evict = advise = counters = reset_counters = prefetch
+    evict = advise = counters = reset_counters = last_move = prefetch
 
 
 _LOADED = {}

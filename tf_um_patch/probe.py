@@ -23,12 +23,14 @@ def probe() -> Dict:
     ``devices`` is the number of GPUs, ``version`` that of CUDA which the driver supports, ``name``, ``capability``,
     ``total`` and ``free`` (bytes), ``managed`` and ``concurrent`` are of the first GPU, ``shim`` says whether the shim
     is in this process, and ``allocation`` how a small allocation fared: ``{"managed": bool, "touched": bool}``.
+    ``absent`` is True where there is no driver, or it sees no GPU, rather than one that cannot be used.
     """
-    facts = {"error": None, "devices": 0, "shim": statistics() is not None, "allocation": None}
+    facts = {"error": None, "absent": False, "devices": 0, "shim": statistics() is not None, "allocation": None}
     try:
         _ask(cuda.Driver(), facts)
     except DriverError as error:
         facts["error"] = str(error)
+        facts["absent"] = facts["devices"] == 0 and error.result in (None, cuda.NO_DEVICE)
     return facts
 
 
@@ -38,6 +40,7 @@ def _ask(driver: cuda.Driver, facts: Dict) -> None:
     driver.cuInit(0)
     facts["devices"] = driver.value("cuDeviceGetCount")
     if facts["devices"] == 0:
+        facts["absent"] = True
         return
     device = driver.value("cuDeviceGet", 0)
     name = ctypes.create_string_buffer(128)
@@ -50,16 +53,10 @@ def _ask(driver: cuda.Driver, facts: Dict) -> None:
     facts["capability"] = "{}.{}".format(attribute(cuda.CAPABILITY_MAJOR), attribute(cuda.CAPABILITY_MINOR))
     facts["managed"] = bool(attribute(cuda.MANAGED_MEMORY))
     facts["concurrent"] = bool(attribute(cuda.CONCURRENT_MANAGED_ACCESS))
-    driver.cuCtxSetCurrent(driver.value("cuDevicePrimaryCtxRetain", device, kind=ctypes.c_void_p))
-    try:
-        free, total = ctypes.c_size_t(), ctypes.c_size_t()
-        driver.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total))
-        facts["free"], facts["total"] = free.value, total.value
-        if free.value >= LEAST_FREE:
+    with driver.primary_context(device):
+        facts["free"], facts["total"] = driver.memory()
+        if facts["free"] >= LEAST_FREE:
             facts["allocation"] = _allocate(driver)
-    finally:
-        driver.cuCtxSetCurrent(None)
-        driver.cuDevicePrimaryCtxRelease_v2(device)
 
 
 def _allocate(driver: cuda.Driver) -> Dict:

@@ -36,7 +36,8 @@ class Native:
         self.shim = shim
         shared = WARNINGS + ["-Wno-pedantic", "-O2", "-g", "-fPIC", "-shared"]
         hidden = shared + ["-fvisibility=hidden"]
-        self.compile("libcuda.so.1", hidden + ["-Wl,-soname,libcuda.so.1", "-Wl,-Bsymbolic"], "fake_cuda.c")
+        driver = hidden + ["-Wl,-soname,libcuda.so.1", "-Wl,-Bsymbolic"]
+        self.compile("libcuda.so.1", driver, "fake_cuda.c", sources=[os.path.join(NATIVE, "fake_device.c")])
         self.compile("libcudart.so.12", hidden + ["-Wl,-soname,libcudart.so.12"], "fake_cudart.c", "-ldl")
         self.compile("stress", WARNINGS, "stress.c", *LIBRARIES)
 

@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from tf_um_patch import launch, probe
+from tf_um_patch import launch, machine, probe
+from tf_um_patch.child import Finished
 from tf_um_patch.driver import Driver, Missing
 from tf_um_patch.errors import DriverError, OptionError
 from tf_um_patch.machine import Machine, choose_route
@@ -123,6 +124,42 @@ def test_a_driver_that_lacks_a_function_gives_a_stand_in(tmp_path, native):
     assert isinstance(driver.cuInit, Missing) and driver.cuInit.available is False
     with pytest.raises(DriverError, match="has no cuPointerGetAttribute, which came with CUDA 4.0: install a newer"):
         driver.cuPointerGetAttribute(None, 8, 0)
+
+
+@pytest.mark.parametrize(
+    "finished, words",
+    [
+        (Finished(None, "", ""), "the driver did not answer within 120 s: look at the card with nvidia-smi"),
+        (Finished(-11, "", ""), "the driver ended the process that asked it (-11): reinstall the NVIDIA driver"),
+        (Finished(0, "no JSON", ""), "the driver ended the process that asked it (0): reinstall the NVIDIA driver"),
+    ],
+)
+def test_a_driver_that_hangs_or_crashes_is_no_missing_gpu(monkeypatch, finished, words):
+    monkeypatch.setattr(machine, "run_for", lambda *arguments: finished)
+    facts = machine.run_probe()
+    assert facts["error"] == words and facts["devices"] == 0 and facts["absent"] is False
+
+
+RELEASE = """
+import ctypes, json
+from tf_um_patch import driver as cuda
+driver = cuda.Driver()
+own = ctypes.CDLL(cuda.LIBRARY)
+driver.cuInit(0)
+contexts = []
+with driver.primary_context(0):
+    outer = driver.value("cuCtxGetCurrent", kind=ctypes.c_void_p)
+    driver.cuDevicePrimaryCtxRelease_v2 = cuda.Missing(cuda.FUNCTIONS[0])  # as in a driver from before CUDA 11
+    with driver.primary_context(0):
+        pass
+    contexts = [outer == driver.value("cuCtxGetCurrent", kind=ctypes.c_void_p), outer is not None]
+contexts.append(driver.value("cuCtxGetCurrent", kind=ctypes.c_void_p))
+print(json.dumps([contexts, own.fake_calls(b"cuDevicePrimaryCtxRelease"), own.fake_calls(b"cuDevicePrimaryCtxRetain")]))
+"""
+
+
+def test_a_context_is_given_back_and_the_one_before_is_current_again(native):
+    assert native.python(RELEASE, preload=False) == [[True, True, None], 2, 2]
 
 
 # ---- run ----
@@ -258,20 +295,21 @@ IMPORT_ALL = """
 import importlib, json, pkgutil, sys, threading
 import tf_um_patch
 from tf_um_patch.shim import statistics
-for module in pkgutil.iter_modules(tf_um_patch.__path__, "tf_um_patch."):
+for module in pkgutil.walk_packages(tf_um_patch.__path__, "tf_um_patch."):
     if module.name != "tf_um_patch.__main__":
         importlib.import_module(module.name)
 with open("/proc/self/maps") as stream:
     driver = "libcuda" in stream.read()
-print(json.dumps([driver, "tensorflow" in sys.modules, threading.active_count(), statistics()]))
+heavy = [name for name in ("tensorflow", "matplotlib") if name in sys.modules]
+print(json.dumps([driver, heavy, threading.active_count(), statistics()]))
 """
 
 
 def test_importing_starts_nothing(native):
-    assert native.python(IMPORT_ALL, LD_PRELOAD="") == [False, False, 1, None]
+    assert native.python(IMPORT_ALL, LD_PRELOAD="") == [False, [], 1, None]
 
 
 def test_help_of_the_commands_imports_no_tensorflow(command):
-    for name in ("run", "doctor"):
+    for name in ("run", "doctor", "gpu-check"):
         done = command(name, "--help")
         assert done.returncode == 0 and "usage: python -m tf_um_patch {} ".format(name) in done.stdout

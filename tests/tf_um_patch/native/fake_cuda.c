@@ -1,9 +1,10 @@
-/* A stand-in for libcuda.so.1: one device without any computing, whose memory is host memory.
+/* A stand-in for libcuda.so.1: one device whose memory is host memory. What it computes is in fake_device.c.
  *
  * It keeps the rules of the driver that the shim must not break (initialisation, contexts, processes that fork, null
  * pointers and zero bytes, unknown addresses), counts calls, and fails on demand. Its device is set by environment
  * variables: FAKE_CUDA_DEVICES, FAKE_CUDA_TOTAL and FAKE_CUDA_FREE (bytes), FAKE_CUDA_ATTRIBUTES=<number>:<value>,...
- * and FAKE_CUDA_FAIL=<function>:<result>,... */
+ * and FAKE_CUDA_FAIL=<function>:<result>,... A process that has more than FAKE_CUDA_LIMIT bytes at one time, managed or
+ * not, is ended, and one that ends while it has any writes a line to the file FAKE_CUDA_LEFT. */
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <stdatomic.h>
@@ -14,18 +15,10 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define EXPORT __attribute__((visibility("default")))
+#include "fake_cuda.h"
 
-enum { INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_INITIALIZED = 3, NO_DEVICE = 100, INVALID_CONTEXT = 201, NOT_FOUND = 500 };
+enum { OUT_OF_MEMORY = 2, NOT_INITIALIZED = 3, NO_DEVICE = 100, INVALID_CONTEXT = 201 };
 enum { MAX_ALLOCATIONS = 1 << 16, MAX_NAMES = 64 };
-enum { HOST = -1, NOWHERE = -2 };
-
-struct allocation {
-    unsigned char *address;
-    size_t bytes;
-    int managed;
-    int location; /* of the last prefetch */
-};
 
 struct counter {
     char name[48];
@@ -33,13 +26,13 @@ struct counter {
     int result; /* to be returned instead of what was asked for */
 };
 
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+pthread_mutex_t fake_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct allocation allocations[MAX_ALLOCATIONS];
 static struct counter counters[MAX_NAMES];
 static size_t live, device_bytes, live_bytes, peak_bytes;
 static atomic_int misalign;
 static atomic_int initialised; /* the process that called cuInit */
-static _Thread_local int current;
+static _Thread_local void *current;
 
 static size_t setting(const char *name, size_t initial)
 {
@@ -71,13 +64,13 @@ static struct counter *counter(const char *name)
     abort();
 }
 
-static int enter(const char *name, int needs_context)
+int fake_enter(const char *name, int needs_context)
 {
-    pthread_mutex_lock(&lock);
+    pthread_mutex_lock(&fake_lock);
     struct counter *mine = counter(name);
     mine->calls++;
     int result = mine->result;
-    pthread_mutex_unlock(&lock);
+    pthread_mutex_unlock(&fake_lock);
     if (result)
         return result;
     if (strcmp(name, "cuInit") != 0 && initialised != getpid())
@@ -85,21 +78,14 @@ static int enter(const char *name, int needs_context)
     return needs_context && !current ? INVALID_CONTEXT : 0;
 }
 
-#define ENTER(name, needs_context)                                                                                     \
-    do {                                                                                                               \
-        int entered = enter(#name, needs_context);                                                                     \
-        if (entered)                                                                                                   \
-            return entered;                                                                                            \
-    } while (0)
-
 static void hold(void)
 {
-    pthread_mutex_lock(&lock);
+    pthread_mutex_lock(&fake_lock);
 }
 
 static void let_go(void)
 {
-    pthread_mutex_unlock(&lock);
+    pthread_mutex_unlock(&fake_lock);
 }
 
 __attribute__((constructor)) static void survive_forks(void)
@@ -107,21 +93,31 @@ __attribute__((constructor)) static void survive_forks(void)
     pthread_atfork(hold, let_go, let_go);
 }
 
+__attribute__((destructor)) static void tell_what_is_left(void)
+{
+    const char *path = getenv("FAKE_CUDA_LEFT");
+    FILE *file = path && live ? fopen(path, "a") : NULL;
+    if (file == NULL)
+        return;
+    fprintf(file, "%zu allocations of process %ld\n", live, (long)getpid());
+    fclose(file);
+}
+
 /* ---- for tests ---- */
 
 EXPORT unsigned long fake_calls(const char *name)
 {
-    pthread_mutex_lock(&lock);
+    pthread_mutex_lock(&fake_lock);
     unsigned long calls = counter(name)->calls;
-    pthread_mutex_unlock(&lock);
+    pthread_mutex_unlock(&fake_lock);
     return calls;
 }
 
 EXPORT void fake_fail(const char *name, int result)
 {
-    pthread_mutex_lock(&lock);
+    pthread_mutex_lock(&fake_lock);
     counter(name)->result = result;
-    pthread_mutex_unlock(&lock);
+    pthread_mutex_unlock(&fake_lock);
 }
 
 EXPORT void fake_misalign(int on)
@@ -151,7 +147,7 @@ static size_t free_memory(void)
     return setting("FAKE_CUDA_FREE", total_memory()) - device_bytes;
 }
 
-static struct allocation *holding(uint64_t address)
+struct allocation *fake_holding(uint64_t address)
 {
     for (size_t i = 0; i < live; i++)
         if (address >= (uintptr_t)allocations[i].address && address < (uintptr_t)allocations[i].address + allocations[i].bytes)
@@ -164,21 +160,23 @@ static int allocate(uint64_t *address, size_t bytes, int managed, int flags)
     if (address == NULL || bytes == 0)
         return INVALID_VALUE;
     int result = OUT_OF_MEMORY;
-    pthread_mutex_lock(&lock);
+    pthread_mutex_lock(&fake_lock);
     size_t shift = managed && misalign ? 8 : 0;
     if (live < MAX_ALLOCATIONS && bytes < (size_t)1 << 46 && (managed || bytes <= free_memory())) {
         void *memory = mmap(NULL, bytes + shift, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | flags, -1, 0);
         if (memory != MAP_FAILED) {
-            struct allocation made = {(unsigned char *)memory + shift, bytes, managed, NOWHERE};
+            struct allocation made = {(unsigned char *)memory + shift, bytes, managed, NOWHERE, NOWHERE};
             allocations[live++] = made;
             device_bytes += managed ? 0 : bytes;
             live_bytes += bytes;
             peak_bytes = live_bytes > peak_bytes ? live_bytes : peak_bytes;
+            if (live_bytes > setting("FAKE_CUDA_LIMIT", SIZE_MAX))
+                abort();
             *address = (uintptr_t)made.address;
             result = 0;
         }
     }
-    pthread_mutex_unlock(&lock);
+    pthread_mutex_unlock(&fake_lock);
     return result;
 }
 
@@ -186,8 +184,8 @@ static int release(uint64_t address)
 {
     if (address == 0)
         return 0;
-    pthread_mutex_lock(&lock);
-    struct allocation *found = holding(address);
+    pthread_mutex_lock(&fake_lock);
+    struct allocation *found = fake_holding(address);
     int result = found && (uintptr_t)found->address == address ? 0 : INVALID_VALUE;
     if (result == 0) {
         size_t shift = (uintptr_t)found->address & 8;
@@ -196,7 +194,7 @@ static int release(uint64_t address)
         live_bytes -= found->bytes;
         *found = allocations[--live];
     }
-    pthread_mutex_unlock(&lock);
+    pthread_mutex_unlock(&fake_lock);
     return result;
 }
 
@@ -251,10 +249,10 @@ EXPORT int cuMemFree(unsigned address)
 EXPORT int cuMemGetInfo_v2(size_t *free, size_t *total)
 {
     ENTER(cuMemGetInfo_v2, 1);
-    pthread_mutex_lock(&lock);
+    pthread_mutex_lock(&fake_lock);
     *free = free_memory();
     *total = total_memory();
-    pthread_mutex_unlock(&lock);
+    pthread_mutex_unlock(&fake_lock);
     return 0;
 }
 
@@ -265,13 +263,6 @@ EXPORT int cuMemGetInfo(unsigned *free, unsigned *total)
     return 0;
 }
 
-EXPORT int cuMemsetD8_v2(unsigned long long address, unsigned char value, size_t count)
-{
-    ENTER(cuMemsetD8_v2, 1);
-    memset((void *)(uintptr_t)address, value, count);
-    return 0;
-}
-
 EXPORT int cuMemcpyDtoH_v2(void *target, unsigned long long address, size_t count)
 {
     ENTER(cuMemcpyDtoH_v2, 1);
@@ -279,49 +270,13 @@ EXPORT int cuMemcpyDtoH_v2(void *target, unsigned long long address, size_t coun
     return 0;
 }
 
-/* ---- where memory is ---- */
-
-static int of_managed(unsigned long long address, int location)
-{
-    pthread_mutex_lock(&lock);
-    struct allocation *found = holding(address);
-    int result = found && found->managed ? 0 : INVALID_VALUE;
-    if (result == 0 && location != NOWHERE)
-        found->location = location;
-    pthread_mutex_unlock(&lock);
-    return result;
-}
-
-EXPORT int cuMemPrefetchAsync(unsigned long long address, size_t bytes, int device, void *stream)
-{
-    ENTER(cuMemPrefetchAsync, 1);
-    (void)stream;
-    return bytes ? of_managed(address, device) : INVALID_VALUE;
-}
-
-EXPORT int cuMemAdvise(unsigned long long address, size_t bytes, int advice, int device)
-{
-    ENTER(cuMemAdvise, 1);
-    (void)device;
-    return bytes && advice >= 1 && advice <= 6 ? of_managed(address, NOWHERE) : INVALID_VALUE;
-}
-
-EXPORT int cuMemRangeGetAttribute(void *data, size_t size, int attribute, unsigned long long address, size_t bytes)
-{
-    ENTER(cuMemRangeGetAttribute, 1);
-    if (attribute != 4 || size != sizeof(int) || bytes == 0 || of_managed(address, NOWHERE))
-        return INVALID_VALUE;
-    memcpy(data, &holding(address)->location, sizeof(int));
-    return 0;
-}
-
 EXPORT int cuPointerGetAttribute(void *data, int attribute, unsigned long long address)
 {
     ENTER(cuPointerGetAttribute, 0);
-    pthread_mutex_lock(&lock);
-    struct allocation *found = holding(address);
-    unsigned managed = found && found->managed;
-    pthread_mutex_unlock(&lock);
+    pthread_mutex_lock(&fake_lock);
+    struct allocation *found = fake_holding(address);
+    unsigned managed = found && found->managed && !fake_faulty("nameless");
+    pthread_mutex_unlock(&fake_lock);
     if (found == NULL)
         return INVALID_VALUE;
     int zero = 0;
@@ -393,6 +348,13 @@ EXPORT int cuDevicePrimaryCtxRetain(void **context, int device)
     return 0;
 }
 
+EXPORT int cuDevicePrimaryCtxRelease(int device)
+{
+    ENTER(cuDevicePrimaryCtxRelease, 0);
+    (void)device;
+    return 0;
+}
+
 EXPORT int cuDevicePrimaryCtxRelease_v2(int device)
 {
     ENTER(cuDevicePrimaryCtxRelease_v2, 0);
@@ -400,10 +362,17 @@ EXPORT int cuDevicePrimaryCtxRelease_v2(int device)
     return 0;
 }
 
+EXPORT int cuCtxGetCurrent(void **context)
+{
+    ENTER(cuCtxGetCurrent, 0);
+    *context = current;
+    return 0;
+}
+
 EXPORT int cuCtxSetCurrent(void *context)
 {
     ENTER(cuCtxSetCurrent, 0);
-    current = context != NULL;
+    current = context;
     return 0;
 }
 
@@ -411,49 +380,6 @@ EXPORT int cuCtxGetDevice(int *device)
 {
     ENTER(cuCtxGetDevice, 1);
     *device = 0;
-    return 0;
-}
-
-EXPORT int cuCtxSynchronize(void)
-{
-    ENTER(cuCtxSynchronize, 1);
-    return 0;
-}
-
-EXPORT int cuStreamCreate(void **stream, unsigned flags)
-{
-    ENTER(cuStreamCreate, 1);
-    (void)flags;
-    *stream = &live;
-    return 0;
-}
-
-EXPORT int cuEventCreate(void **event, unsigned flags)
-{
-    ENTER(cuEventCreate, 1);
-    (void)flags;
-    *event = &live;
-    return 0;
-}
-
-EXPORT int cuEventRecord(void *event, void *stream)
-{
-    ENTER(cuEventRecord, 1);
-    (void)event, (void)stream;
-    return 0;
-}
-
-EXPORT int cuStreamWaitEvent(void *stream, void *event, unsigned flags)
-{
-    ENTER(cuStreamWaitEvent, 1);
-    (void)stream, (void)event, (void)flags;
-    return 0;
-}
-
-EXPORT int cuEventDestroy_v2(void *event)
-{
-    ENTER(cuEventDestroy_v2, 1);
-    (void)event;
     return 0;
 }
 

@@ -37,6 +37,13 @@ static uint64_t counter(const char *name)
     return 0;
 }
 
+static int last_move_is(uint64_t address, uint64_t bytes)
+{
+    uint64_t found[2];
+    tfum_last_move(&found[0], &found[1]);
+    return found[0] == address && found[1] == bytes;
+}
+
 static int location(void)
 {
     int found = 0;
@@ -73,14 +80,19 @@ int main(void)
         tfum_move(TFUM_PREFETCH, managed, BYTES, 0, 0, NULL);
         fake_fail(functions[i], 0);
         CHECK(counter("failed") == i + 1 && counter("enqueued") == 0);
-        CHECK(location() == -2); /* nowhere yet */
+        CHECK(location() == -2 && last_move_is(0, 0)); /* nowhere yet */
     }
     tfum_reset_counters();
 
     tfum_move(TFUM_PREFETCH, managed, BYTES, 0, 0, NULL);
-    CHECK(location() == 0 && counter("enqueued") == 1);
+    CHECK(location() == 0 && counter("enqueued") == 1 && last_move_is(managed, BYTES));
     tfum_move(TFUM_EVICT, managed, BYTES, 0, 0, NULL);
     CHECK(location() == -1 && counter("enqueued") == 2);
+    tfum_move(TFUM_EVICT, managed, BYTES / 2, 0, 0, NULL);
+    CHECK(last_move_is(managed, BYTES / 2));
+    tfum_reset_counters();
+    tfum_move(TFUM_PREFETCH, managed, BYTES, 0, 0, NULL);
+    tfum_move(TFUM_EVICT, managed, BYTES, 0, 0, NULL);
     tfum_move(TFUM_ADVISE, managed, BYTES, 3, 1, NULL);
     CHECK(fake_calls("cuMemAdvise") == 1 && counter("enqueued") == 3);
     fake_fail("cuMemAdvise", 719);
@@ -91,6 +103,7 @@ int main(void)
     tfum_move(TFUM_PREFETCH, 4096, BYTES, 0, 0, NULL);
     tfum_move(TFUM_PREFETCH, managed, 0, 0, 0, NULL);
     CHECK(counter("not_managed") == 3 && counter("failed") == 1 && counter("enqueued") == 3);
+    CHECK(last_move_is(managed, BYTES)); /* what was not moved leaves no trace */
 
     unsigned long streams = fake_calls("cuStreamCreate");
     for (int i = 0; i < THREADS; i++)

@@ -36,6 +36,7 @@ static const char *const names[COUNTERS] = {"prefetch_calls", "evict_calls", "ad
                                             "evict_bytes",    "advise_bytes", "enqueued",    "not_managed",
                                             "failed",         "no_driver"};
 static atomic_ullong counters[COUNTERS];
+static uint64_t last_address, last_bytes; /* under the lock */
 
 static void find_driver(void)
 {
@@ -99,6 +100,10 @@ static bool move(enum tfum_verb verb, CUdeviceptr address, size_t bytes, CUdevic
     if (!ordered)
         return false;
     TRY(cuMemPrefetchAsync, (address, bytes, verb == TFUM_PREFETCH ? device : CU_DEVICE_CPU, stream));
+    pthread_mutex_lock(&lock);
+    last_address = address;
+    last_bytes = bytes;
+    pthread_mutex_unlock(&lock);
     return true;
 }
 
@@ -137,6 +142,14 @@ void tfum_move(enum tfum_verb verb, uint64_t address, uint64_t bytes, int advice
     }
     if (act(verb, address, bytes, advice, advice_on_host, compute_stream))
         atomic_fetch_add(&counters[ENQUEUED], 1);
+}
+
+void tfum_last_move(uint64_t *address, uint64_t *bytes)
+{
+    pthread_mutex_lock(&lock);
+    *address = last_address;
+    *bytes = last_bytes;
+    pthread_mutex_unlock(&lock);
 }
 
 const char *tfum_counter_name(unsigned number)

@@ -22,6 +22,9 @@ TFUM_EXPORT void tfum_count(enum tfum_verb verb, uint64_t bytes);
 TFUM_EXPORT void tfum_move(enum tfum_verb verb, uint64_t address, uint64_t bytes, int advice, int advice_on_host,
                            void *compute_stream);
 
+/* The memory of the latest move that was enqueued; 0 and 0 before the first. */
+TFUM_EXPORT void tfum_last_move(uint64_t *address, uint64_t *bytes);
+
 /* Counters by number, in a fixed order; the name is NULL after the last. */
 TFUM_EXPORT const char *tfum_counter_name(unsigned number);
 TFUM_EXPORT uint64_t tfum_counter(unsigned number);
