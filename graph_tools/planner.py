@@ -14,9 +14,10 @@ from graph_tools.order import Order, choose_order, peak_bytes
 from graph_tools.plan import Eviction, Plan, Recompute
 from graph_tools.prefetch import group_uses, plan_prefetches
 from graph_tools.recompute import insert_copies, with_recomputes
+from graph_tools.rematerialised import rematerialised
 from graph_tools.simulate import simulate
 
-CHOICES = ("keep", "greedy", "integer", "best")
+CHOICES = ("keep", "greedy", "integer", "remat", "best")
 
 
 def make_plan(
@@ -33,10 +34,11 @@ def make_plan(
     Args:
         limit: bytes that the operations of a group may touch together.
         order: see :func:`graph_tools.order.choose_order`.
-        depth: groups ahead that a prefetch may run; 0 plans none, 1 is the paper's.
+        depth: groups ahead that a prefetch may run; 0 plans none, 1 is the paper's. ``remat`` decides by itself.
         choice: ``keep`` leaves all tensors to the device's own paging, as the paper does; ``greedy`` and ``integer``
-            move or recompute some; ``best`` makes these plans, the last where a solver is there, and takes the one
-            that simulates fastest.
+            move or recompute single tensors; ``remat`` recomputes whole runs of layers from shared copies and spreads
+            moves over the step; ``best`` makes these plans, the integer one where a solver is there, and takes the
+            one that simulates fastest.
         machine: budgets and rates; needed for every choice but ``keep``.
         smallest: smaller tensors, in bytes, are neither fetched ahead, moved nor recomputed.
 
@@ -52,6 +54,8 @@ def make_plan(
     planner = _Planner(graph, ordered, limit, depth, machine, smallest)
     if choice == "keep":
         return planner.plan(groups, (), (), "")
+    if choice == "remat":
+        return rematerialised(graph, ordered, groups, limit, machine, smallest)
     problem = make_problem(graph, groups, machine, max(smallest, 1))
     solvers = {"greedy": choose_greedily, "integer": choose_by_program}
     if choice != "best":
@@ -104,9 +108,12 @@ class _Planner:
     def best(self, groups: Sequence[Group], problem: Problem, solvers: Dict) -> Plan:
         """The plan that simulates fastest of keeping everything and of what the solvers choose."""
         plans, times, refused = {}, {}, None
-        for name, solve in solvers.items():
+        for name in CHOICES[:-1]:
             try:
-                plan = self.chosen(groups, problem, solve(problem), name)
+                if name == "remat":
+                    plan = rematerialised(self._graph, self._order, groups, self._limit, self._machine, self._smallest)
+                else:
+                    plan = self.chosen(groups, problem, solvers[name](problem), name)
                 plans[name], times[name] = plan, simulate(self._graph, plan, self._machine).seconds
             except SolverError:  # no solver here, or the program is too large for it: the others remain
                 continue
