@@ -10,12 +10,12 @@ from typing import Optional, Sequence, Tuple
 import numpy as np
 
 from graph_tools.errors import BudgetError
-from graph_tools.group import Group, group_ops
+from graph_tools.group import group_ops
 from graph_tools.lifetimes import lifetimes, live_bytes
 from graph_tools.machine import Machine
 from graph_tools.moves import plan_moves
 from graph_tools.opgraph import OpGraph
-from graph_tools.order import Order
+from graph_tools.order import Order, choose_order
 from graph_tools.pages import held_pages
 from graph_tools.plan import Plan, Recompute
 from graph_tools.recompute import insert_copies, with_recomputes
@@ -27,26 +27,26 @@ _ROOMS = (1.0, 0.95, 0.9, 0.8, 0.7)  # parts of the device to aim at where a pla
 _ROUNDS = 4  # of choosing again
 
 
-def rematerialised(
-    graph: OpGraph, order: Order, groups: Sequence[Group], limit: int, machine: Machine, smallest: int
-) -> Plan:
+def rematerialised(graph: OpGraph, order: str, limit: int, machine: Machine, smallest: int) -> Plan:
     """The fastest plan found.
 
     Args:
-        groups: of the order, before anything is recomputed.
+        order: kind of the order; ``auto`` means ``demand``.
         limit: bytes of a group.
         smallest: smaller tensors, in bytes, are neither moved nor recomputed.
 
     Raises:
         BudgetError: no plan fits the device and the host.
     """
-    return _Search(graph, order, groups, limit, machine, smallest).run()
+    ordered = choose_order(graph, "demand" if order == "auto" else order)
+    return _Search(graph, ordered, limit, machine, smallest).run()
 
 
 class _Search:
-    def __init__(self, graph: OpGraph, order: Order, groups, limit: int, machine: Machine, smallest: int):
+    def __init__(self, graph: OpGraph, order: Order, limit: int, machine: Machine, smallest: int):
         self._graph, self._order, self._limit = graph, order, limit
         self._machine, self._smallest = machine, smallest
+        groups = group_ops(graph, order.names, limit)
         self._chooser = Rematerialiser(graph, groups, machine, smallest)
 
     def run(self) -> Plan:

@@ -62,7 +62,7 @@ def test_a_planned_training_step_changes_no_bit_and_keeps_the_plan(resource, opt
     assert checked.ops > checked.vanished * 2  # constants are folded, a few convolutions fused with their bias
 
 
-@pytest.mark.parametrize("order", ["auto", "demand"])
+@pytest.mark.parametrize("order", ["auto", "depth-first"])
 @pytest.mark.parametrize("resource", [True, False])
 def test_runs_of_layers_computed_again_from_shared_copies_change_no_bit(resource, order):
     expected, _ = run_steps(conv_net(layers=12, resource=resource))
