@@ -1,10 +1,12 @@
 """Simulated time of a training step whose feature maps exceed the device: ``python benchmarks/oversubscription.py``.
 
 For each canvas: the rate on a device that holds everything (the same graph in the graph's own order), the 2021 paper's
-schedule (groups, each fetched during the one before), the plan that recomputes and moves (``remat``), and the bound of a
-schedule that only moves: the larger of computing and of carrying once what the device cannot hold. The rates are those
-of ``graph_tools.machine.Machine``: arithmetic and memory at the V100's peak, the link as the paper measured it. A real
-convolution sustains less, which makes moving look worse, and recomputing as well, than it is beside slower computing.
+schedule (groups, each fetched during the one before), the plan that recomputes and moves (``remat``), and the bound of
+a schedule that only moves: the larger of computing and of carrying once what the device cannot hold.
+
+Assumptions, all in ``graph_tools.machine.Machine``: arithmetic and memory run at the V100's peak, the link as the paper
+measured it. Real convolutions sustain less: computing and recomputing then take longer, moving does not, and the shares
+change little where nothing waits for the link.
 """
 
 import argparse
@@ -52,9 +54,7 @@ def measure(graph: OpGraph, machine: Machine, groups_mb=GROUPS_MB) -> dict:
         key=lambda result: result.seconds,
     )
     started = time.time()
-    plans = [
-        make_plan(graph, limit * MB, choice="remat", machine=machine, smallest=SMALLEST) for limit in groups_mb
-    ]
+    plans = [make_plan(graph, limit * MB, choice="remat", machine=machine, smallest=SMALLEST) for limit in groups_mb]
     planning = time.time() - started
     results = [simulate(graph, plan, machine) for plan in plans]
     result, plan = min(zip(results, plans), key=lambda pair: pair[0].seconds)

@@ -1,4 +1,4 @@
-"""What the benchmarks of planning share: the operations of a training step, from a graph that is built and never run."""
+"""What the benchmarks of planning share: the operations of a training step, from a graph that is never run."""
 
 import time
 from typing import Dict, Tuple

@@ -2,7 +2,6 @@
 
 import heapq
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Mapping, NamedTuple, Optional, Tuple
 
 from graph_tools.errors import CycleError, DanglingInputError, UnknownSizeError
@@ -95,9 +94,9 @@ class OpGraph:
         stable_order(self)
 
     def by_name(self) -> Mapping[str, Op]:
-        """Operations by name; the same mapping each time, for passes ask for it often."""
+        """Operations by name; the same mapping each time, since passes ask for it often: not to be changed."""
         if "_named" not in self.__dict__:
-            self.__dict__["_named"] = MappingProxyType({op.name: op for op in self.ops})
+            self.__dict__["_named"] = {op.name: op for op in self.ops}
         return self.__dict__["_named"]
 
     @property

@@ -32,7 +32,7 @@ class Droppable:
     Attributes:
         tensor: what later operations read.
         bytes: its size.
-        last: position of the last operation that touches it before the longest time in which none does.
+        last: position of the last operation that touches it before the time when most is held.
         first: position of the next one.
         ops: positions of the operations that make it from what is there then, in order.
         sources: numbers of other droppable tensors that those operations read then.
@@ -118,17 +118,21 @@ class Rematerialiser:
         )
 
     def _gaps(self) -> Dict[int, Tuple[int, int]]:
-        """For each storage that ends within the step, the two uses between which most time passes."""
-        seen, best, length = {}, {}, {}
+        """For each storage that ends within the step the uses before and after the time when most is held.
+
+        Other times in which nothing touches a storage are left out: a copy that is made within the forward pass would
+        have to be kept for what is made from it in the backward pass.
+        """
+        turn, before, gaps = int(np.argmax(self._live)) if self._order else 0, {}, {}
         for position, touched in enumerate(self._life.touches):
             for storage in touched:
-                last = seen.get(storage)
-                if last is not None and self._clock[position] - self._clock[last + 1] > length.get(storage, 0.0):
-                    best[storage], length[storage] = (last, position), self._clock[position] - self._clock[last + 1]
-                seen[storage] = position
+                if position < turn:
+                    before[storage] = position
+                elif storage in before and storage not in gaps:
+                    gaps[storage] = before[storage], position
         storages, end = self._life.storages, len(self._order)
         return {
-            number: gap for number, gap in best.items() if storages[number].made >= 0 and storages[number].last < end
+            number: gap for number, gap in gaps.items() if storages[number].made >= 0 and storages[number].last < end
         }
 
     def _read_from(self, ref, position):
@@ -172,9 +176,15 @@ class Rematerialiser:
         first = np.concatenate([[0], np.flatnonzero(starts)[:-1] + 1])
         return np.maximum.reduceat(values, first)
 
-    def choose(self, target: np.ndarray) -> Tuple[int, ...]:
-        """Numbers of the tensors to drop so that, as far as it goes, each position holds no more than its target."""
-        return _Greedy(self.items, self._seconds, self._live, self._clock, target).run()
+    def choose(self, target: np.ndarray, ahead: float = 1.0) -> Tuple[int, ...]:
+        """Numbers of the tensors to drop so that, as far as it goes, each position holds no more than its target.
+
+        Args:
+            target: bytes.
+            ahead: part of the step's time that a copy may be made earlier than what reads its tensor in the graph,
+                for the sake of other copies. With less, runs of layers are shorter and their copies live shorter.
+        """
+        return _Greedy(self.items, self._seconds, self._live, self._clock, target, ahead).run()
 
     def recomputes(self, dropped: Sequence[int]) -> Tuple[Recompute, ...]:
         """The copies, in the order in which they are made."""
@@ -184,7 +194,8 @@ class Rematerialiser:
 class _Greedy:
     """Takes, again and again, the tensor that costs least time per square byte second above the target."""
 
-    def __init__(self, items, seconds, live, clock, target):
+    def __init__(self, items, seconds, live, clock, target, ahead):
+        self._clock, self._ahead = clock, ahead * clock[-1]
         self._items, self._seconds = items, seconds
         count = len(live)
         self._bins = min(_BINS, max(count, 1))
@@ -234,14 +245,21 @@ class _Greedy:
 
     def _gain(self, number):
         item = self._items[number]
+        if self._too_early(item, self._start[number]):
+            return 0.0
         lower, upper = self._range(item.last, self._start[number])
         gain = self._change(lower, upper, -item.bytes / 1e9)
         for source, start in self._earlier(number).items():
             if not self._dropped[source]:
                 continue
+            if self._too_early(self._items[source], start):
+                return 0.0
             lower, upper = self._range(start - 1, self._start[source])
             gain += self._change(lower, upper, self._items[source].bytes / 1e9)
         return gain
+
+    def _too_early(self, item, start):
+        return self._clock[item.first] - self._clock[start] > self._ahead
 
     def _earlier(self, number):
         """Dropped tensors whose copies would be needed earlier, and when."""

@@ -5,7 +5,7 @@ they are made; where they exceed the device, the choice is made again with so mu
 """
 
 from dataclasses import replace
-from typing import Optional, Sequence, Tuple
+from typing import NamedTuple, Sequence, Tuple
 
 import numpy as np
 
@@ -22,9 +22,26 @@ from graph_tools.recompute import insert_copies, with_recomputes
 from graph_tools.remat import Rematerialiser
 from graph_tools.simulate import Simulation, replay
 
-_LINK_SHARES = (0.9, 0.6, 0.3)  # of what the link can carry by each time
-_ROOMS = (1.0, 0.95, 0.9, 0.8, 0.7)  # parts of the device to aim at where a plan for all of it does not fit
 _ROUNDS = 4  # of choosing again
+_REFINEMENTS = 3  # of scheduling moves again
+
+
+class _Attempt(NamedTuple):
+    """What the choice aims at.
+
+    Attributes:
+        link_share: how much is moved: part of what the link can carry by each time.
+        ahead: see :meth:`graph_tools.remat.Rematerialiser.choose`.
+        room: part of the device to fill.
+    """
+
+    link_share: float = 0.0
+    ahead: float = 1.0
+    room: float = 1.0
+
+
+_ATTEMPTS = tuple(_Attempt(share, ahead) for share in (0.9, 0.6) for ahead in (0.1, 1.0))
+_ROOMS = (1.0, 0.95, 0.9, 0.8, 0.7)  # where what was planned for all of the device does not fit
 
 
 def rematerialised(graph: OpGraph, order: str, limit: int, machine: Machine, smallest: int) -> Plan:
@@ -51,41 +68,39 @@ class _Search:
 
     def run(self) -> Plan:
         best, refused = None, None
-        attempts = [(share, 1.0) for share in _LINK_SHARES] if self._machine.host_bytes else []
-        for share, room in attempts + [(0.0, room) for room in _ROOMS]:
-            if best is not None and room < 1:
-                break
+        attempts = _ATTEMPTS if self._machine.host_bytes else ()
+        for attempt in attempts + tuple(_Attempt(room=room) for room in _ROOMS):
+            if best is not None and attempt.room < 1:
+                break  # something fits
             try:
-                seconds, plan = self._best_of(share, room)
+                found = self._best_of(attempt)
             except BudgetError as error:
                 refused = refused or error
                 continue
-            if best is not None and seconds >= best[0]:
-                break  # with less moved it only takes longer
-            best = seconds, plan
-            if not plan.recomputes:
-                break
+            if best is None or found.seconds < best.seconds:
+                best = found
+            if not found.copied.recomputes:
+                break  # nothing has to be made again, however much is moved
         if best is None:
             raise refused
-        return best[1]
+        return self._refined(best).plan
 
-    def _best_of(self, share: float, room: float) -> Tuple[float, Plan]:
-        """The fastest plan that uses the link to some share and aims at a part of the device, and its time."""
-        best: Optional[Tuple[float, Plan]] = None
-        refused = None
-        wanted = target = self._chooser.target(share) * room
+    def _best_of(self, attempt: _Attempt) -> "_Found":
+        """The fastest plan of one attempt."""
+        best, refused, machine = None, None, self._machine
+        wanted = target = self._chooser.target(attempt.link_share) * attempt.room
         for _ in range(_ROUNDS):
-            recomputes = self._chooser.recomputes(self._chooser.choose(target))
-            copied = _Copied(self._graph, self._order.names, recomputes, self._machine)
+            dropped = self._chooser.choose(target, attempt.ahead)
+            copied = _Copied(self._graph, self._order.names, self._chooser.recomputes(dropped), machine)
             excess = np.maximum(self._chooser.by_original(copied.names, copied.held) - wanted, 0)
             try:
-                plan, result = self._moved(copied)
+                found = self._moved(copied, attempt)
             except BudgetError as error:
                 refused = error
             else:
-                if best is None or result.seconds < best[0]:
-                    told = "remat, link planned to {:.0%}, simulated {:.4g} s".format(share, result.seconds)
-                    best = result.seconds, replace(plan, choice=told)
+                if best is not None and found.seconds >= best.seconds:
+                    break
+                best = found
             if not excess.any():
                 break
             target = target - excess
@@ -93,10 +108,24 @@ class _Search:
             raise refused
         return best
 
-    def _moved(self, copied: "_Copied") -> Tuple[Plan, Simulation]:
+    def _refined(self, found: "_Found") -> "_Found":
+        """A plan whose moves are scheduled again by the times of the simulation, as long as that helps."""
+        for _ in range(_REFINEMENTS):
+            if not found.result.stall_seconds:
+                break
+            try:
+                again = self._moved(found.copied, found.attempt, found.result.group_ends)
+            except BudgetError:
+                break
+            if again.seconds >= found.seconds:
+                break
+            found = again
+        return found
+
+    def _moved(self, copied: "_Copied", attempt: _Attempt, ends=None) -> "_Found":
         """The plan for some recomputations, with the moves that they leave to do."""
         groups = group_ops(copied.graph, copied.names, self._limit, copied.life)
-        moves = plan_moves(copied.graph, groups, self._machine, self._smallest, life=copied.life)
+        moves = plan_moves(copied.graph, groups, self._machine, self._smallest, ends, copied.life)
         plan = Plan(
             groups=groups,
             limit_bytes=self._limit,
@@ -107,7 +136,22 @@ class _Search:
             evictions=moves.evictions,
             recomputes=copied.recomputes,
         )
-        return plan, replay(copied.graph, plan, self._machine, life=copied.life)
+        result = replay(copied.graph, plan, self._machine, life=copied.life)
+        told = "remat, link planned to {:.0%}, simulated {:.4g} s".format(attempt.link_share, result.seconds)
+        return _Found(copied, attempt, replace(plan, choice=told), result)
+
+
+class _Found(NamedTuple):
+    """A plan and what it was made from."""
+
+    copied: "_Copied"
+    attempt: _Attempt
+    plan: Plan
+    result: Simulation
+
+    @property
+    def seconds(self) -> float:
+        return self.result.seconds
 
 
 class _Copied:

@@ -18,7 +18,7 @@ from graph_tools.verify import trace_options, verify
 LIMIT = 13000  # bytes: a few feature maps of 4096 bytes
 TIGHT = Machine(device_bytes=30000, host_bytes=10**6, page_bytes=256, on_demand_rate=1e6, copy_rate=3e6)
 
-CRAMPED = replace(TIGHT, device_bytes=65000, host_bytes=0)  # 70 % of what is held, and nothing may move
+CRAMPED = replace(TIGHT, device_bytes=52000, host_bytes=0)  # 55 % of what is held, and nothing may move
 
 
 def counting(counts, kind):
