@@ -19,7 +19,7 @@ from graph_tools.errors import EditError, PlanError
 from graph_tools.opgraph import TensorRef
 from graph_tools.optypes import is_free
 from graph_tools.plan import Plan
-from graph_tools.recompute import copied_ref, copy_name
+from graph_tools.recompute import copied_ref, copies_by_op, copy_name
 
 SCOPE = "graph_tools"
 
@@ -129,6 +129,7 @@ def _check_plan(graph: tf.Graph, plan: Plan):
     known = {op.name: op for op in graph.get_operations()}
     if barrier_name(0) in known:
         raise PlanError("a plan was applied to this graph before; build it again")
+    copies_by_op(plan.recomputes)  # refuses recomputations in a wrong order
     copies = {copy_name(name, n) for n, item in enumerate(plan.recomputes) for name in item.ops}
     position = {name: index for index, name in enumerate(plan.op_order)}
     for name in list(position) + [name for item in plan.recomputes for name in item.ops + item.readers]:
@@ -234,10 +235,10 @@ class _Editor:
     def _recompute(self) -> int:
         """Import copies of operations, and let their readers read those."""
         count = 0
-        for number, item in enumerate(self._plan.recomputes):
-            self._import_copies(number, item.ops)
+        for number, (item, copies) in enumerate(zip(self._plan.recomputes, copies_by_op(self._plan.recomputes))):
+            self._import_copies(number, item.ops, copies)
             original = self._tensor(item.tensor)
-            again = self._tensor(copied_ref(item.tensor, item.ops, number))
+            again = self._tensor(copied_ref(item.tensor, copies))
             for name in item.readers:
                 op = self._op(name)
                 for index, tensor in enumerate(op.inputs):
@@ -246,7 +247,7 @@ class _Editor:
             count += len(item.ops)
         return count
 
-    def _import_copies(self, number: int, names: Sequence[str]):
+    def _import_copies(self, number: int, names: Sequence[str], copies: Dict[str, int]):
         definition, outside = tf.GraphDef(), {}
         for name in names:
             op = self._op(name)
@@ -255,12 +256,10 @@ class _Editor:
             node.name = copy_name(name, number)
             del node.input[:]
             for tensor in op.inputs:
-                ref = TensorRef(tensor.op.name, tensor.value_index)
-                if ref.op in names:
-                    node.input.append(str(copied_ref(ref, names, number)))
-                else:
-                    outside[str(ref)] = tensor
-                    node.input.append(str(ref))
+                ref = copied_ref(TensorRef(tensor.op.name, tensor.value_index), copies)
+                node.input.append(str(ref))
+                if copies.get(tensor.op.name) != number:
+                    outside[str(ref)] = self._tensor(ref)
             node.attr.pop("_class", None)  # an order of its own shall not follow its original's place
         tf.import_graph_def(definition, input_map=outside, name="")
 

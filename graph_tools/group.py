@@ -1,7 +1,7 @@
 """Group Execution: neighbouring operations run together as long as what they touch fits (paper of 2021)."""
 
 from dataclasses import dataclass
-from typing import Dict, Sequence, Tuple
+from typing import Dict, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -28,7 +28,7 @@ class Group:
     oversized: bool = False
 
 
-def group_ops(graph: OpGraph, order: Sequence[str], limit: int) -> Tuple[Group, ...]:
+def group_ops(graph: OpGraph, order: Sequence[str], limit: int, life: Optional[Lifetimes] = None) -> Tuple[Group, ...]:
     """Cut an order into groups: the longest prefix whose memory does not exceed the limit, again and again.
 
     Memory is what the paper bounds, the total of what the operations of a group touch: tensors that die within the
@@ -38,6 +38,7 @@ def group_ops(graph: OpGraph, order: Sequence[str], limit: int) -> Tuple[Group, 
 
     Args:
         limit: bytes.
+        life: of this order, where it is known.
 
     Raises:
         BudgetError: the limit is not positive.
@@ -45,7 +46,7 @@ def group_ops(graph: OpGraph, order: Sequence[str], limit: int) -> Tuple[Group, 
     """
     if limit <= 0:
         raise BudgetError("a group limit of {} bytes holds nothing; give a positive one".format(limit))
-    life, named = lifetimes(graph, order), graph.by_name()
+    life, named = life or lifetimes(graph, order), graph.by_name()
     starts, sizes, held, total, workspace = [], [], set(), 0, 0
     for position, name in enumerate(order):
         touched, own = life.touches[position], named[name].workspace_bytes

@@ -6,7 +6,7 @@ from typing import Dict, Optional, Sequence, Tuple
 import numpy as np
 
 from graph_tools.errors import PlanError
-from graph_tools.opgraph import Op, OpGraph, TensorRef, dependencies
+from graph_tools.opgraph import Op, OpGraph, TensorRef
 
 
 @dataclass(frozen=True)
@@ -62,16 +62,19 @@ def lifetimes(graph: OpGraph, order: Sequence[str]) -> Lifetimes:
         op = named[name]
         touched = [holder[ref] for ref in op.inputs]
         for index, output in enumerate(op.outputs):
-            ref = TensorRef(name, index)
-            number = _shared(op, index, holder, tensors, last, position)
+            number = None
+            if output.alias is not None or output.in_place:
+                number = _shared(op, index, holder, tensors, last, position)
             if number is None:
                 number = len(tensors)
-                tensors.append((ref, output.bytes, -1 if op.persistent else position))
+                tensors.append((TensorRef(name, index), output.bytes, -1 if op.persistent else position))
                 last.append(len(order) if op.persistent else position)
-            holder[ref] = number
-            last[number] = max(last[number], position, last_use[ref])
+                holder[tensors[-1][0]] = number
+            else:
+                holder[TensorRef(name, index)] = number
+            last[number] = max(last[number], position, last_use.get((name, index), -1))
             touched.append(number)
-        touches.append(tuple(dict.fromkeys(touched)))
+        touches.append(tuple(dict.fromkeys(touched)) if len(touched) > 1 else tuple(touched))
     storages = tuple(Storage(*what, last=until) for what, until in zip(tensors, last))
     return Lifetimes(tuple(order), storages, tuple(touches), holder)
 
@@ -87,15 +90,16 @@ def check_order(graph: OpGraph, order: Sequence[str]):
     if odd or len(position) != len(order):
         name = odd[0] if odd else next(name for index, name in enumerate(order) if position[name] != index)
         raise PlanError("operation {} is not exactly once in the order; plan this graph again".format(name))
-    for name in order:
-        for other in dependencies(named[name]):
-            if position[other] > position[name]:
+    for place, name in enumerate(order):
+        op = named[name]
+        for other in [ref[0] for ref in op.inputs] + list(op.control_inputs):
+            if position[other] > place:
                 raise PlanError("the order has {} before {}, which it needs; plan this graph again".format(name, other))
 
 
 def _last_uses(graph, named, order) -> Dict[TensorRef, int]:
-    """Position of the last reader of each tensor; -1 where there is none, the number of operations for fetches."""
-    uses = {TensorRef(op.name, index): -1 for op in graph.ops for index in range(len(op.outputs))}
+    """Position of the last reader of each tensor that has one, the number of operations for fetches."""
+    uses = {}
     for position, name in enumerate(order):
         for ref in named[name].inputs:
             uses[ref] = position
@@ -111,7 +115,7 @@ def _shared(op: Op, index: int, holder, tensors, last, position) -> Optional[int
         return None
     if output.alias is not None:
         return holder[op.inputs[output.alias]]
-    taken = {holder[TensorRef(op.name, other)] for other in range(index)}
+    taken = {holder[op.name, other] for other in range(index)}
     for place in output.in_place:
         number = holder[op.inputs[place]]
         if tensors[number][1] == output.bytes and last[number] == position and number not in taken:

@@ -2,7 +2,7 @@
 
 import heapq
 from dataclasses import dataclass
-from typing import Dict, NamedTuple, Optional, Tuple
+from typing import Mapping, NamedTuple, Optional, Tuple
 
 from graph_tools.errors import CycleError, DanglingInputError, UnknownSizeError
 
@@ -93,9 +93,11 @@ class OpGraph:
             _check_ref(ref, named, "the fetches name")
         stable_order(self)
 
-    def by_name(self) -> Dict[str, Op]:
-        """Operations by name."""
-        return {op.name: op for op in self.ops}
+    def by_name(self) -> Mapping[str, Op]:
+        """Operations by name; the same mapping each time, since passes ask for it often: not to be changed."""
+        if "_named" not in self.__dict__:
+            self.__dict__["_named"] = {op.name: op for op in self.ops}
+        return self.__dict__["_named"]
 
     @property
     def persistent_bytes(self) -> int:

@@ -10,7 +10,11 @@ from graph_tools.lifetimes import lifetimes, live_bytes
 from graph_tools.opgraph import OpGraph, TensorRef, dependencies, stable_order
 from graph_tools.sizes import readable
 
-ORDERS = ("auto", "topological", "depth-first")
+ORDERS = ("auto", "topological", "depth-first", "demand")
+
+_FAR_LESS = 8  # times
+_SOON = 2  # operations
+_SMALL = 256  # times smaller than the largest
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ def choose_order(graph: OpGraph, kind: str = "auto") -> Order:
     """
     if kind not in ORDERS:
         raise PlanError("unknown order '{}'; use one of {}".format(kind, ", ".join(ORDERS)))
-    makers = {"topological": stable_order, "depth-first": depth_first_order}
+    makers = {"topological": stable_order, "depth-first": depth_first_order, "demand": demand_order}
     if kind != "auto":
         names = makers[kind](graph)
         return Order(kind, "asked for", names, peak_bytes(graph, names))
@@ -67,6 +71,87 @@ def depth_first_order(graph: OpGraph) -> Tuple[str, ...]:
     others; then those that became ready last, so that a chain is followed to its end before another begins.
     """
     return _DepthFirst(graph).run()
+
+
+def demand_order(graph: OpGraph) -> Tuple[str, ...]:
+    """A topological order that goes back from the operation furthest from the start and runs what it needs, one input
+    after the other; then the next furthest.
+
+    Where maps are cut into strips the strips of many layers follow each other, instead of all strips of a layer. An
+    operation that gives out far less than it reads, such as the gradient of a kernel, runs as soon as it can, since it
+    lets go of what it reads; what depends on small tensors alone runs first, so that nothing large waits for it.
+    """
+    return _Demand(graph).run()
+
+
+class _Demand:
+    def __init__(self, graph: OpGraph):
+        self._ops = graph.ops
+        position = {op.name: index for index, op in enumerate(graph.ops)}
+        self._needs = [[position[name] for name in dependencies(op)] for op in graph.ops]
+        self._followers = [[] for _ in graph.ops]
+        for index, needs in enumerate(self._needs):
+            for other in needs:
+                self._followers[other].append(index)
+        self._forward = [position[name] for name in stable_order(graph)]
+        self._made = [sum(out.bytes for out in op.outputs if out.alias is None) for op in graph.ops]
+        self._read = [
+            sum(graph.ops[position[ref.op]].outputs[ref.index].bytes for ref in op.inputs) for op in graph.ops
+        ]
+        self._level = self._levels()
+        self._waits = [len(needs) for needs in self._needs]
+        self._done = [False] * len(graph.ops)
+        self._names = []
+
+    def run(self):
+        self._run_small()
+        depth = [0] * len(self._ops)
+        for index in self._forward:
+            depth[index] = 1 + max((depth[other] for other in self._needs[index]), default=0)
+        for start in sorted(range(len(self._ops)), key=lambda index: (-depth[index], index)):
+            self._run_for(start)
+        return tuple(self._names)
+
+    def _levels(self):
+        """How many operations there are, at most, from each until all that follows gives out far less."""
+        far = len(self._ops)
+        level = [0 if _FAR_LESS * made <= read else far for made, read in zip(self._made, self._read)]
+        for index in reversed(self._forward):
+            if level[index] and self._followers[index]:
+                level[index] = 1 + max(level[other] for other in self._followers[index])
+        return level
+
+    def _run_small(self):
+        """Run what reads and makes little, and depends on nothing else."""
+        most = max(self._made, default=0) // _SMALL
+        for index in self._forward:
+            if max(self._made[index], self._read[index]) <= most and not self._waits[index]:
+                self._finish(index, False)
+
+    def _run_for(self, start):
+        """Run an operation, and before it what it needs."""
+        path = [start]
+        while path:
+            index = path[-1]
+            missing = None if self._done[index] else next((n for n in self._needs[index] if not self._done[n]), None)
+            if missing is not None:
+                path.append(missing)
+                continue
+            path.pop()
+            if not self._done[index]:
+                self._finish(index, True)
+
+    def _finish(self, index, follow):
+        """Run an operation, and after it what can run now and soon lets go of what it made."""
+        open_ops = [index]
+        while open_ops:
+            index = open_ops.pop()
+            self._done[index] = True
+            self._names.append(self._ops[index].name)
+            for follower in reversed(self._followers[index]):
+                self._waits[follower] -= 1
+                if follow and not self._waits[follower] and self._level[follower] <= _SOON:
+                    open_ops.append(follower)
 
 
 class _DepthFirst:

@@ -36,14 +36,17 @@ class Recompute:
     Attributes:
         tensor: what is computed again.
         bytes: its size.
-        ops: the operations to run again, in order; the last one makes the tensor.
+        ops: the operations to run again, in order. The tensor comes from the last of them, or from a copy that one of
+            the sources made.
         readers: operations that read the copy instead of the tensor.
+        sources: numbers of earlier recomputations of the plan whose copies these operations read where there are any.
     """
 
     tensor: TensorRef
     bytes: int
     ops: Tuple[str, ...]
     readers: Tuple[str, ...]
+    sources: Tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

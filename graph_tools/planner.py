@@ -1,7 +1,7 @@
 """From a graph to a plan: order, groups, what moves or is computed again, what is fetched ahead."""
 
 from dataclasses import replace
-from typing import Dict, Optional, Sequence, Tuple
+from typing import Callable, Dict, Optional, Sequence, Tuple
 
 from graph_tools.errors import BudgetError, PlanError, SolverError
 from graph_tools.evict import KEEP, MOVE, RECOMPUTE, Problem, check_host, choose_greedily, make_problem
@@ -14,9 +14,10 @@ from graph_tools.order import Order, choose_order, peak_bytes
 from graph_tools.plan import Eviction, Plan, Recompute
 from graph_tools.prefetch import group_uses, plan_prefetches
 from graph_tools.recompute import insert_copies, with_recomputes
+from graph_tools.rematerialised import rematerialised
 from graph_tools.simulate import simulate
 
-CHOICES = ("keep", "greedy", "integer", "best")
+CHOICES = ("keep", "greedy", "integer", "remat", "best")
 
 
 def make_plan(
@@ -32,11 +33,13 @@ def make_plan(
 
     Args:
         limit: bytes that the operations of a group may touch together.
-        order: see :func:`graph_tools.order.choose_order`.
-        depth: groups ahead that a prefetch may run; 0 plans none, 1 is the paper's.
+        order: see :func:`graph_tools.order.choose_order`; with ``remat`` ``auto`` means ``demand``, since what is
+            dropped no longer counts for the memory that the other orders are compared by.
+        depth: groups ahead that a prefetch may run; 0 plans none, 1 is the paper's. ``remat`` decides by itself.
         choice: ``keep`` leaves all tensors to the device's own paging, as the paper does; ``greedy`` and ``integer``
-            move or recompute some; ``best`` makes these plans, the last where a solver is there, and takes the one
-            that simulates fastest.
+            move or recompute single tensors; ``remat`` recomputes whole runs of layers from shared copies and spreads
+            moves over the step; ``best`` makes these plans, the integer one where a solver is there, and takes the
+            one that simulates fastest.
         machine: budgets and rates; needed for every choice but ``keep``.
         smallest: smaller tensors, in bytes, are neither fetched ahead, moved nor recomputed.
 
@@ -47,6 +50,8 @@ def make_plan(
         raise PlanError("unknown choice '{}'; use one of {}".format(choice, ", ".join(CHOICES)))
     if choice != "keep" and machine is None:
         raise PlanError("the choice '{}' needs budgets and rates; give a machine".format(choice))
+    if choice == "remat":
+        return rematerialised(graph, order, limit, machine, smallest)
     ordered = choose_order(graph, order)
     groups = group_ops(graph, ordered.names, limit)
     planner = _Planner(graph, ordered, limit, depth, machine, smallest)
@@ -56,7 +61,12 @@ def make_plan(
     solvers = {"greedy": choose_greedily, "integer": choose_by_program}
     if choice != "best":
         return planner.chosen(groups, problem, solvers[choice](problem), choice)
-    return planner.best(groups, problem, {"keep": _keep_all, **solvers})
+    makers = {
+        name: lambda name=name, solve=solve: planner.chosen(groups, problem, solve(problem), name)
+        for name, solve in {"keep": _keep_all, **solvers}.items()
+    }
+    makers["remat"] = lambda: rematerialised(graph, order, limit, machine, smallest)
+    return _best(graph, machine, makers)
 
 
 def unplanned(graph: OpGraph, order: str = "topological") -> Plan:
@@ -101,22 +111,23 @@ class _Planner:
         moved = {item.tensor for item, action in picked if action == MOVE}
         return self.plan(groups, recomputes, moved, "{}, predicted {:.4g} s".format(solver, problem.seconds(actions)))
 
-    def best(self, groups: Sequence[Group], problem: Problem, solvers: Dict) -> Plan:
-        """The plan that simulates fastest of keeping everything and of what the solvers choose."""
-        plans, times, refused = {}, {}, None
-        for name, solve in solvers.items():
-            try:
-                plan = self.chosen(groups, problem, solve(problem), name)
-                plans[name], times[name] = plan, simulate(self._graph, plan, self._machine).seconds
-            except SolverError:  # no solver here, or the program is too large for it: the others remain
-                continue
-            except BudgetError as error:
-                refused = error
-        if not plans:
-            raise refused
-        winner = min(times, key=times.get)
-        told = ", ".join("{} {:.4g} s".format(name, seconds) for name, seconds in times.items())
-        return replace(plans[winner], choice="{}, simulated: {}".format(winner, told))
+
+def _best(graph: OpGraph, machine: Machine, makers: Dict[str, Callable[[], Plan]]) -> Plan:
+    """The plan that simulates fastest of those that can be made."""
+    plans, times, refused = {}, {}, None
+    for name, make in makers.items():
+        try:
+            plan = make()
+            plans[name], times[name] = plan, simulate(graph, plan, machine).seconds
+        except SolverError:  # no solver here, or the program is too large for it: the others remain
+            continue
+        except BudgetError as error:
+            refused = error
+    if not plans:
+        raise refused
+    winner = min(times, key=times.get)
+    told = ", ".join("{} {:.4g} s".format(name, seconds) for name, seconds in times.items())
+    return replace(plans[winner], choice="{}, simulated: {}".format(winner, told))
 
 
 def _keep_all(problem: Problem) -> Tuple[int, ...]:

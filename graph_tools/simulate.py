@@ -2,15 +2,14 @@
 
 from collections import deque
 from dataclasses import dataclass
-from typing import Dict, List, Tuple
-
-import numpy as np
+from typing import Dict, List, Optional, Tuple
 
 from graph_tools.errors import BudgetError
-from graph_tools.lifetimes import lifetimes, touched_bytes
+from graph_tools.lifetimes import Lifetimes, lifetimes, touched_bytes
 from graph_tools.machine import Machine
 from graph_tools.opgraph import OpGraph
 from graph_tools.pager import Moved, Pager
+from graph_tools.pages import small_peak_bytes
 from graph_tools.plan import Plan
 from graph_tools.recompute import with_recomputes
 from graph_tools.sizes import readable
@@ -84,14 +83,25 @@ def simulate(graph: OpGraph, plan: Plan, machine: Machine, record: bool = False)
         BudgetError: the variables exceed the device, or what is held exceeds device and host together.
         PlanError: the plan is not one of this graph.
     """
-    return _Replay(with_recomputes(graph, plan.recomputes), plan, machine, record).run()
+    return replay(with_recomputes(graph, plan.recomputes), plan, machine, record)
+
+
+def replay(
+    graph: OpGraph, plan: Plan, machine: Machine, record: bool = False, life: Optional[Lifetimes] = None
+) -> Simulation:
+    """What :func:`simulate` does, for a graph that has the copies of recomputed operations already.
+
+    Args:
+        life: of the plan's order, where it is known.
+    """
+    return _Replay(graph, plan, machine, record, life or lifetimes(graph, plan.op_order)).run()
 
 
 class _Replay:
-    def __init__(self, graph: OpGraph, plan: Plan, machine: Machine, record: bool):
+    def __init__(self, graph: OpGraph, plan: Plan, machine: Machine, record: bool, life: Lifetimes):
         self._machine, self._plan = machine, plan
         self._named = graph.by_name()
-        self._life = lifetimes(graph, plan.op_order)
+        self._life = life
         self._touched = touched_bytes(graph, self._life)
         self._check_variables()
         workspaces = [op.workspace_bytes for op in (self._named[name] for name in self._life.order)]
@@ -99,7 +109,7 @@ class _Replay:
         self._first_workspace = len(sizes)  # a workspace is a storage that one operation makes and drops
         pages = [machine.pages(size) if size >= machine.page_bytes else 0 for size in sizes + workspaces]
         self._pages = pages
-        self._reserve = machine.pages(self._small_peak(sizes, workspaces))
+        self._reserve = machine.pages(small_peak_bytes(self._life, workspaces, machine.page_bytes))
         capacity = machine.device_bytes // machine.page_bytes - self._reserve
         if capacity < 1:
             raise BudgetError(
@@ -160,16 +170,6 @@ class _Replay:
                 "variables and constants take {}, and the device has {}; give it more memory or make the model "
                 "smaller".format(readable(held), readable(self._machine.device_bytes))
             )
-
-    def _small_peak(self, sizes, workspaces):
-        """The most bytes that storages below a page's size hold at once."""
-        small = np.zeros(len(workspaces) + 1, np.int64)
-        for storage in self._life.storages:
-            if storage.bytes < self._machine.page_bytes:
-                small[max(storage.made, 0)] += storage.bytes
-                small[min(storage.last, len(workspaces) - 1) + 1] -= storage.bytes
-        extra = [size if size < self._machine.page_bytes else 0 for size in workspaces]
-        return int((np.cumsum(small)[:-1] + np.array(extra, np.int64)).max(initial=0))
 
     def _place_variables(self):
         for number, storage in enumerate(self._life.storages):

@@ -133,7 +133,7 @@ def evaluate(graph, order):
 
 
 @FEW
-@given(graphs(), st.integers(10, 60), st.integers(20, 100), st.sampled_from(["keep", "greedy", "best"]))
+@given(graphs(), st.integers(10, 60), st.integers(20, 100), st.sampled_from(["keep", "greedy", "remat", "best"]))
 def test_any_plan_computes_what_the_graph_computes(graph, limit, device, choice):
     machine = replace(MACHINE, device_bytes=max(device, graph.persistent_bytes))
     try:
@@ -157,13 +157,15 @@ def test_any_plan_computes_what_the_graph_computes(graph, limit, device, choice)
             start += len(group.ops)
             if copy.during <= number < copy.needed_by:
                 assert home not in touched
-            elif number in (copy.during - 1, copy.needed_by):
+            elif number == copy.needed_by:
                 assert home in touched
 
 
 def assert_dropped(plan, memory):
     """What is computed again is touched by nothing once its copy begins."""
     for number, item in enumerate(plan.recomputes):
+        if not item.ops:  # another output of an operation that was copied before, for something else
+            continue
         home, begin = memory.home[item.tensor], memory.order.index(copy_name(item.ops[0], number))
         assert max(p for p, touched in enumerate(memory.touched) if home in touched) < begin
 

@@ -12,10 +12,13 @@ from graph_tools.machine import Machine
 from graph_tools.optypes import reads_variable
 from graph_tools.planner import make_plan
 from graph_tools.prefetch import Prefetch
+from graph_tools.recompute import copy_name
 from graph_tools.verify import trace_options, verify
 
 LIMIT = 13000  # bytes: a few feature maps of 4096 bytes
 TIGHT = Machine(device_bytes=30000, host_bytes=10**6, page_bytes=256, on_demand_rate=1e6, copy_rate=3e6)
+
+CRAMPED = replace(TIGHT, device_bytes=52000, host_bytes=0)  # 55 % of what is held, and nothing may move
 
 
 def counting(counts, kind):
@@ -57,6 +60,40 @@ def test_a_planned_training_step_changes_no_bit_and_keeps_the_plan(resource, opt
     checked.check()
     assert checked.groups == len(plan.groups) and checked.copies == len(plan.prefetches) + len(plan.evictions)
     assert checked.ops > checked.vanished * 2  # constants are folded, a few convolutions fused with their bias
+
+
+@pytest.mark.parametrize("order", ["auto", "depth-first"])
+@pytest.mark.parametrize("resource", [True, False])
+def test_runs_of_layers_computed_again_from_shared_copies_change_no_bit(resource, order):
+    expected, _ = run_steps(conv_net(layers=12, resource=resource))
+    net = conv_net(layers=12, resource=resource)
+    ops, plan = plan_for(net, 9000, choice="remat", machine=CRAMPED, order=order)
+    copies = [name for item in plan.recomputes for name in item.ops]
+    assert len(copies) == len(set(copies))  # no operation runs a third time
+    run = longest_run(plan)
+    assert run >= 3  # so many tensors in a row, each made from the copy of the one before
+    report, _ = apply_copies(net, plan)
+    assert report.recomputed == len(copies)
+    found, metadata = run_steps(net, config=session_config(), options=trace_options())
+    assert same_bits(found, expected)
+    ran = {node.node_name for device in metadata.step_stats.dev_stats for node in device.node_stats}
+    again = [name for number, item in enumerate(plan.recomputes) for name in made_by(item, number, ops)]
+    assert again and all(name in ran for name in again)  # nothing merged copies with what they are copies of
+    verify(plan, metadata).check()
+
+
+def longest_run(plan):
+    """The most recomputations that read each other's copies, one after another."""
+    lengths = []
+    for item in plan.recomputes:
+        lengths.append(1 + max((lengths[source] for source in item.sources), default=0))
+    return max(lengths, default=0)
+
+
+def made_by(item, number, ops):
+    """Copies that a recomputation makes, but those that TensorFlow fuses with the operation after."""
+    kinds = {name: ops.by_name()[name].type for name in item.ops}
+    return [copy_name(name, number) for name, kind in kinds.items() if kind not in ("Conv2D", "BiasAdd")]
 
 
 def test_dozens_of_groups_from_a_small_limit():
