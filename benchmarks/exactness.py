@@ -19,6 +19,8 @@ import numpy as np
 FLOAT64_BOUND = 1e-9
 FLOAT32_RATIO = 2.0
 FLOAT32_SEEDS = 5
+RECOMPUTING = "unified-recomputing"  # the engine with room for this share of what it would hold otherwise
+RECOMPUTING_SHARE = 0.85
 STEPS = 3
 
 
@@ -124,15 +126,26 @@ def make_engine(name: str, case: Case, compute: str):
     from whole_slide_cnn.sizes import Size
     from whole_slide_cnn.training.optimisers import Adam
 
-    network = Network(case.backbone, case.pooling, case.activation, 3)
+    network, size = Network(case.backbone, case.pooling, case.activation, 3), Size(case.height, case.width)
     options = {"window": case.window} if name == "streaming" else {}
-    if name == "unified":  # several strips of every large map, and dozens of groups
-        options = {
-            "strip_mb": 0.3 if case.backbone == "tiny" else 2,
-            "group_mb": 1.5 if case.backbone == "tiny" else 30,
-        }
+    if name in ("unified", RECOMPUTING):  # several strips of every large map, and dozens of groups
+        tiny = case.backbone == "tiny"
+        options = {"strip_mb": 0.3 if tiny else 2, "group_mb": 1.5 if tiny else 30}
+    if name == RECOMPUTING:
+        options["device_gb"] = RECOMPUTING_SHARE * held_bytes(network, size, compute, options) / 1e9
     # a large epsilon: Adam's first steps are signs of gradients, which no bound on gradients can hold to
-    return ENGINES[name](network, Size(case.height, case.width), compute, Adam(1e-3, epsilon=0.1), **options)
+    engine = ENGINES[name.split("-")[0]](network, size, compute, Adam(1e-3, epsilon=0.1), **options)
+    if name == RECOMPUTING and not engine.plan.recomputes:
+        raise AssertionError("nothing is computed again in {}".format(case))
+    return engine
+
+
+def held_bytes(network, size, compute: str, options) -> int:
+    """The most that is held during a group when all tensors are kept."""
+    from whole_slide_cnn.engines.unified import UnifiedOptions, step_plan
+
+    groups = step_plan(network, size, compute, UnifiedOptions(**options)).groups
+    return max(group.bytes + group.carried_bytes for group in groups)
 
 
 class Result(NamedTuple):
@@ -191,10 +204,10 @@ def _concatenated(result: Result) -> np.ndarray:
 
 
 def compared_engines():
-    """Every engine but the oracle."""
+    """Every engine but the oracle, and variants of one, which are named engine-variant."""
     from whole_slide_cnn.engines import ENGINES
 
-    return [name for name in ENGINES if name != "direct"]
+    return [name for name in ENGINES if name != "direct"] + [RECOMPUTING]
 
 
 def run(cases, float32_cases):
@@ -215,7 +228,7 @@ def _row(name, case, dtype, error, bound, where, started):
     row = {"engine": name, "type": dtype, "error": error, "bound": bound, "where": where, "passed": error <= bound}
     row.update(case._asdict(), seconds=round(time.time() - started, 1))
     print(
-        "{:<10} {:<8} {:<52} {:>10.2e} {} {}".format(
+        "{:<20} {:<8} {:<52} {:>10.2e} {} {}".format(
             name, dtype, str(case), error, "ok    " if row["passed"] else "FAILED", where
         ),
         flush=True,

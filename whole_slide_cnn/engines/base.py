@@ -259,6 +259,15 @@ def has_gpu() -> bool:
     return bool(tf.test.is_built_with_cuda()) and os.path.exists("/proc/driver/nvidia")
 
 
+def unrolls_patches(compute: str) -> bool:
+    """Whether TensorFlow's convolution gradients on this machine unroll their input into patches: its own CPU kernels
+    do, oneDNN (TensorFlow 2, not in float64) and cuDNN do not."""
+    if has_gpu():
+        return False
+    has_onednn = int(tf.__version__.split(".")[0]) >= 2 and os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1") != "0"
+    return compute == "float64" or not has_onednn
+
+
 def session_config() -> tf.ConfigProto:
     """Take GPU memory as it is needed, so that what is used can be seen and shared."""
     config = tf.ConfigProto(allow_soft_placement=True)
