@@ -199,6 +199,25 @@ def float32_ratio(name: str, case: Case) -> float:
     return float(np.median(ratios))
 
 
+def approximation(name: str, dtype: str, case: Case) -> float:
+    """Error of all gradients of an engine, computed in a type, against float64; median over seeds."""
+    errors = []
+    for seed in range(FLOAT32_SEEDS):
+        exact = _concatenated(compute("direct", case, "float64", seed))
+        errors.append(relative_error(_concatenated(compute(name, case, dtype, seed)), exact))
+    return float(np.median(errors))
+
+
+def print_approximations():
+    """What computing in fewer bits costs: a table of :func:`approximation`."""
+    print("{:<10} {:<10} {:<44} {:>8}".format("engine", "type", "case", "error"))
+    for case in FLOAT32_CASES[:1] + FLOAT32_CASES[3:4]:
+        for dtype in ("float32", "bfloat16", "float16"):
+            for name in ("direct", "unified", "streaming"):
+                error = approximation(name, dtype, case)
+                print("{:<10} {:<10} {:<44} {:>8.1e}".format(name, dtype, str(case), error), flush=True)
+
+
 def _concatenated(result: Result) -> np.ndarray:
     return np.concatenate([np.ravel(result.gradients[name]).astype(np.float64) for name in sorted(result.gradients)])
 
@@ -240,7 +259,11 @@ def main(arguments):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", metavar="FILE", help="write the table here as well")
     parser.add_argument("--quick", action="store_true", help="leave out the cases that take more than seconds")
+    parser.add_argument("--types", action="store_true", help="instead: the error of float32, bfloat16 and float16")
     options = parser.parse_args(arguments)
+    if options.types:
+        print_approximations()
+        return 0
     rows = list(run([case for case in CASES if not (options.quick and case.slow)], FLOAT32_CASES))
     failed = [row for row in rows if not row["passed"]]
     for dtype in ("float64", "float32"):

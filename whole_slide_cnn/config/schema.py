@@ -10,7 +10,7 @@ from whole_slide_cnn.sizes import Size
 BACKBONES = ("tiny", "resnet18", "resnet50", "fixup_resnet34", "fixup_resnet50", "frozenbn_resnet50")
 POOLINGS = ("gmp", "gap")
 ACTIVATIONS = ("softmax", "sigmoid")
-COMPUTE_TYPES = ("float32", "float64", "bfloat16")
+COMPUTE_TYPES = ("float32", "float64", "bfloat16", "float16")
 ENGINES = ("auto", "direct", "streaming", "unified")
 CHOICES = ("greedy", "integer", "best")
 READERS = ("auto", "openslide", "image")
@@ -117,7 +117,8 @@ class Model(Section):
         choices=ACTIVATIONS,
     )
     compute: str = option(
-        "Type of convolutions and feature maps; variables, the head and the loss have at least float32.",
+        "Type of convolutions and feature maps; variables, the head and the loss have at least float32. float16 scales "
+        "the loss, and leaves out an update whose gradients are not finite.",
         "float32",
         choices=COMPUTE_TYPES,
     )

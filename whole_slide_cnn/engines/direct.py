@@ -37,7 +37,7 @@ class DirectEngine(Engine):
         logits = self._logits_of_cells(tf.cast(embedding, dtype))
         self._class_map = tf.reshape(logits, geometry.cells_of(trunk, self.canvas_size) + (self.network.classes,))
         self._loss, self._probabilities = self._head(pooled, self._label)
-        gradients = tf.gradients(self._loss, [self._variables[name] for name in self._trainable])
+        gradients = self._gradients(self._loss, self._trainable)
         self._add = self._add_to_sums(self._trainable, gradients, self._share)
 
     def predict(self, canvas: Canvas, label: Optional[int] = None) -> Prediction:

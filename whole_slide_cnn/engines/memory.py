@@ -22,8 +22,8 @@ from whole_slide_cnn.sizes import Size
 
 GB = 1e9
 
-_VALUE_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2}
-_HEAD_BYTES = {"float64": 8, "float32": 4, "bfloat16": 4}
+_VALUE_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+_HEAD_BYTES = {"float64": 8, "float32": 4, "bfloat16": 4, "float16": 4}
 _POOLING_BYTES = 13
 
 # Measured (benchmarks/memory.py): what does not depend on the model or on the size of anything.

@@ -118,7 +118,7 @@ class UnifiedEngine(Engine):
         embedding = graph.embedding()
         self._predicted, self._class_map = graph.outputs(embedding), graph.class_map(embedding)
         loss, probabilities = graph.outputs(graph.embedding())
-        gradients = tf.gradients(loss, [self._variables[name] for name in self._trainable])
+        gradients = self._gradients(loss, self._trainable)
         self._trained = [loss, probabilities, self._add_to_sums(self._trainable, gradients, self._share)]
         self.plan = _plan_of(self._graph, self._trained, self._options, self.compute)
         self.edits = apply(self._graph, self.plan, *self._movers())
