@@ -84,7 +84,10 @@ def measure(options, side: int, slide: str) -> dict:
         session.run(tf.matmul(tf.ones([64, 64]), tf.ones([64, 64])))
     idle = resident_bytes()
     network = Network(options.backbone, options.pooling, "softmax", 3)
-    extra = {"streaming": {"window": options.window}, "unified": {"strip_mb": options.strip_mb}}.get(options.engine, {})
+    extra = {
+        "streaming": {"window": options.window},
+        "unified": {"strip_mb": options.strip_mb, "group_mb": options.group_mb},
+    }.get(options.engine, {})
     plan = engine_memory(options.engine, network, Size(side, side), options.compute, True, **extra)
     make = ENGINES[options.engine]
     with Peak() as peak, make(network, Size(side, side), options.compute, Adam(1e-4), **extra) as engine:
@@ -114,6 +117,7 @@ def main(arguments):
     parser.add_argument("--compute", default="float32")
     parser.add_argument("--window", type=int, default=512)
     parser.add_argument("--strip-mb", type=float, default=16)
+    parser.add_argument("--group-mb", type=float, default=4000)
     parser.add_argument("--sizes", type=int, nargs="+", default=[2048, 4096, 8192])
     parser.add_argument("--tissue", type=int, default=0, metavar="PX", help="side of the tissue; 0 fills the slide")
     parser.add_argument(

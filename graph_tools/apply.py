@@ -249,6 +249,8 @@ class _Editor:
 
     def _import_copies(self, number: int, names: Sequence[str], copies: Dict[str, int]):
         definition, outside = tf.GraphDef(), {}
+        # else the whole graph would count as one of an old TensorFlow, where a placeholder of shape () has any shape
+        definition.versions.CopyFrom(self._graph.graph_def_versions)
         for name in names:
             op = self._op(name)
             node = definition.node.add()

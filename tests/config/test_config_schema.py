@@ -45,6 +45,11 @@ def test_defaults():
     assert (config.data.max_failed_share, config.model.class0_bias) == (0.1, 1.0)
 
 
+def test_a_group_must_fit_the_device():
+    message = error_of(values({"mpp": 1.0}, unified={"device_gb": 2.0}))
+    assert "unified.group_mb: a group of 4000 MB exceeds unified.device_gb, which is 2" in message
+
+
 def test_what_a_resumed_run_must_keep():
     """All but what says where things are, how often something is saved, and when to stop."""
     config = config_from_dict(values({"mpp": 0.5}, train={"batch_size": 3}))
@@ -71,6 +76,9 @@ def test_what_a_resumed_run_must_keep():
         "outputs.weights",
         "unified.group_mb",
         "unified.prefetch_depth",
+        "unified.device_gb",
+        "unified.host_gb",
+        "unified.choice",
     }
     defaults = fixed_values()
     assert defaults["train.batch_size"] == 1 and set(fixed) - set(defaults) == {"data.classes", "data.canvas"}

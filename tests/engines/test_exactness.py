@@ -21,6 +21,8 @@ def _parameters():
 
 def _slow(name, case):
     """The graphs of unified have an operation for every strip, and take long to build."""
+    if name == exactness.RECOMPUTING:  # its numbers are those of unified to the last bit (test_unified.py)
+        return case.slow or case.width != 450 or case.tissue not in ("corner", "pair")
     return case.slow or (
         name == "unified" and (case.backbone, case.tissue) not in (("tiny", "corner"), ("tiny", "pair"))
     )
@@ -35,12 +37,12 @@ def test_matches_direct(name, case):
 
 @pytest.mark.parametrize("case", exactness.FLOAT32_CASES[:2], ids=str)
 def test_float32_error_is_at_most_twice_that_of_direct(case):
-    for name in exactness.compared_engines():
+    for name in set(exactness.compared_engines()) - {exactness.RECOMPUTING}:
         assert exactness.float32_ratio(name, case) <= exactness.FLOAT32_RATIO
 
 
 def test_every_engine_but_the_oracle_is_compared():
-    assert set(exactness.compared_engines()) == set(ENGINES) - {"direct"}
+    assert {name.split("-")[0] for name in exactness.compared_engines()} == set(ENGINES) - {"direct"}
 
 
 def test_every_backbone_and_pooling_is_compared():

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+import run_metadata
 
-from graph_tools.verify import trace_options, verify
+from graph_tools.recompute import copy_name
+from graph_tools.verify import verify
 from tf_um_patch.ops import load_ops
 from whole_slide_cnn.engines.direct import DirectEngine
 from whole_slide_cnn.engines.memory import engine_memory
@@ -16,6 +18,7 @@ from whole_slide_cnn.training.optimisers import Adam
 
 NETWORK, SIZE = Network("tiny", "gmp", "softmax", 3), Size(333, 290)
 SMALL = {"strip_mb": 0.3, "group_mb": 4.0}
+LESS = dict(SMALL, device_gb=0.022)  # of the 27.8 MB that a step holds otherwise
 
 
 def canvas():
@@ -25,6 +28,13 @@ def canvas():
 @pytest.fixture(scope="module")
 def engine():
     with UnifiedEngine(NETWORK, SIZE, "float64", Adam(1e-3), **SMALL) as made:
+        made.load_state(NETWORK.initial_weights(0))
+        yield made
+
+
+@pytest.fixture(scope="module")
+def recomputing():
+    with UnifiedEngine(NETWORK, SIZE, "float64", Adam(1e-3), **LESS) as made:
         made.load_state(NETWORK.initial_weights(0))
         yield made
 
@@ -39,15 +49,45 @@ def test_dozens_of_groups_under_the_limit(engine):
 
 def test_the_plan_is_kept_when_it_runs(engine):
     """On the graph after Grappler, and in the recorded times."""
-    import tensorflow.compat.v1 as tf
-
-    metadata = tf.RunMetadata()
-    feed = engine._feed(canvas(), 1)
-    feed[engine._share] = 1.0
-    engine._session.run(engine._trained, feed, trace_options(), metadata)
-    report = verify(engine.plan, metadata)
+    report = verify(engine.plan, run_metadata.traced_step(engine, canvas(), 1))
     assert not [text for text in report.violations if "started" not in text]  # times need a clock that nobody sets
     assert report.groups == len(engine.plan.groups) and report.ops > 500
+
+
+def test_the_bytes_that_tensorflow_recorded_of_a_group_are_within_its_limit(engine, recomputing):
+    for made in (engine, recomputing):
+        touched = run_metadata.touched_bytes(made.plan.groups, run_metadata.traced_step(made, canvas(), 1))
+        assert 1e6 < max(touched) <= 1.02 * 4e6  # allocators round up
+        assert sum(touched) > 20 * 4e6
+
+
+def test_recomputation_changes_no_number(engine, recomputing):
+    assert len(recomputing.plan.groups) >= 24 and len(recomputing.plan.recomputes) > 10
+    _, expected = engine.gradients([canvas()], [1])
+    _, found = recomputing.gradients([canvas()], [1])
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name], name)
+
+
+def test_every_copy_of_an_operation_runs_in_its_group(recomputing):
+    """TensorFlow merges operations that compute the same, unless they wait for different groups."""
+    plan, metadata = recomputing.plan, run_metadata.traced_step(recomputing, canvas(), 1)
+    copies = {copy_name(name, number) for number, item in enumerate(plan.recomputes) for name in item.ops}
+    types = {name: recomputing._graph.get_operation_by_name(name).type for name in copies}
+    assert recomputing.edits.recomputed == len(copies) > 20
+    ran = {record.node_name for record in run_metadata.ran(metadata)}
+    fused = {name for name in copies - ran if types[name] == "Conv2D"}  # with the bias that follows
+    assert copies - ran == fused
+    report = verify(plan, metadata)
+    assert not [text for text in report.violations if "started" not in text]
+
+
+def test_less_is_allocated_with_recomputation(engine, recomputing):
+    """By as much as the plan says; scratch memory of TensorFlow's own CPU kernels comes on top of both."""
+    planned = engine.plan.peak_bytes - recomputing.plan.peak_bytes
+    peaks = [run_metadata.allocated_peak(run_metadata.traced_step(e, canvas(), 1)) for e in (engine, recomputing)]
+    assert planned > 5e6
+    assert peaks[0] - peaks[1] > 0.7 * planned
 
 
 def test_prediction_computes_no_gradient(engine):
@@ -97,6 +137,18 @@ def test_memory_is_stated_before_the_run():
     assert small < large < 4 * small and predicting < large
     plan = step_plan(NETWORK, Size(60000, 60000), "float32", UnifiedOptions(strip_mb=20000, group_mb=10**6))
     assert plan.peak_bytes > 4 * 16 * 30000**2
+
+
+def test_recomputation_lowers_the_stated_memory():
+    options = {"strip_mb": 1, "group_mb": 10}
+    plain = engine_memory("unified", NETWORK, Size(1024, 1024), "float32", True, **options)
+    less = engine_memory("unified", NETWORK, Size(1024, 1024), "float32", True, device_gb=0.08, **options)
+    assert less.total < plain.total - 25e6
+
+
+def test_a_budget_that_no_choice_meets_is_refused():
+    with pytest.raises(ConfigError, match=r"no choice of tensors brings the step under unified.device_gb, 0.004"):
+        step_plan(NETWORK, SIZE, "float32", UnifiedOptions(strip_mb=0.3, group_mb=2, device_gb=0.004))
 
 
 def test_what_cannot_be_planned_is_a_mistake_of_the_configuration():

@@ -53,6 +53,8 @@ def test_a_planned_training_step_changes_no_bit_and_keeps_the_plan(resource, opt
     assert [name for _, name in counts] == [str(copy.tensor) for copy in plan.prefetches + plan.evictions]
     if options.get("choice"):
         assert plan.recomputes and report.recomputed == sum(len(item.ops) for item in plan.recomputes)
+        with net.graph.as_default():  # what was imported did not make it a graph of an older TensorFlow
+            assert tf.placeholder(tf.float32, []).shape.ndims == 0
     found, metadata = run_steps(net, config=session_config(), options=trace_options())
     assert same_bits(found, expected)
     checked = verify(plan, metadata)

@@ -237,7 +237,7 @@ def test_losses_are_those_of_the_formulas(label):
 # Types.
 
 
-@pytest.mark.parametrize("compute", ["float64", "float32", "bfloat16"])
+@pytest.mark.parametrize("compute", ["float64", "float32", "bfloat16", "float16"])
 def test_variables_and_head_are_never_below_float32(compute):
     network = Network("tiny", "gmp", "softmax", 3)
     with tf.Graph().as_default():
@@ -246,25 +246,26 @@ def test_variables_and_head_are_never_below_float32(compute):
     assert [v.op.name for v in variables.values()] == [spec.name for spec in network.variables]
 
 
-def test_bfloat16_computes_what_float32_does_to_its_precision():
+@pytest.mark.parametrize("compute, bounds", [("bfloat16", (0.02, 0.02, 0.12)), ("float16", (0.003, 0.003, 0.03))])
+def test_half_precision_computes_what_float32_does_to_its_precision(compute, bounds):
     trunk = norm_trunk(((8, 1),), True, 0, 1e-5, True, True, SAME, True)
     image = np.random.RandomState(1).standard_normal((1, 33, 34, 3)).astype(np.float32)
     weights = random_weights(variables_of(trunk))
     found = {}
-    for compute in ("float32", "bfloat16"):
+    for kind in ("float32", compute):
         with tf.Graph().as_default(), tf.Session() as session:
             variables = {name: tf.constant(value, tf.float32) for name, value in weights.items()}
-            dtype = build.COMPUTE_TYPES[compute]
-            embedding = build.TrunkBuilder(trunk, variables, compute)(tf.cast(tf.constant(image), dtype))
+            dtype = build.COMPUTE_TYPES[kind]
+            embedding = build.TrunkBuilder(trunk, variables, kind)(tf.cast(tf.constant(image), dtype))
             assert embedding.dtype == dtype
             embedding = tf.cast(embedding, tf.float32)
             (gradient,) = tf.gradients(embedding**2, [variables["conv1_conv/kernel"]])
             assert gradient.dtype == tf.float32
             maximum, _ = build.pool_maximum(embedding, tf.float32)
-            found[compute] = session.run([embedding, maximum, gradient])
+            found[kind] = session.run([embedding, maximum, gradient])
     # gradients differ by more than rounding, which also flips ReLUs and pools
-    for full, half, bound in zip(found["float32"], found["bfloat16"], (0.02, 0.02, 0.12)):
-        assert 1e-4 < np.linalg.norm(full - half) / np.linalg.norm(full) < bound
+    for full, half, bound in zip(found["float32"], found[compute], bounds):
+        assert 1e-4 < np.linalg.norm(full - half) / np.linalg.norm(full) < bound, bound
 
 
 def test_a_cell_that_is_not_a_number_reaches_the_pooled_value_of_its_channel_only():

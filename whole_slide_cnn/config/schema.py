@@ -10,8 +10,9 @@ from whole_slide_cnn.sizes import Size
 BACKBONES = ("tiny", "resnet18", "resnet50", "fixup_resnet34", "fixup_resnet50", "frozenbn_resnet50")
 POOLINGS = ("gmp", "gap")
 ACTIVATIONS = ("softmax", "sigmoid")
-COMPUTE_TYPES = ("float32", "float64", "bfloat16")
+COMPUTE_TYPES = ("float32", "float64", "bfloat16", "float16")
 ENGINES = ("auto", "direct", "streaming", "unified")
+CHOICES = ("greedy", "integer", "best")
 READERS = ("auto", "openslide", "image")
 OPTIMIZERS = ("adam", "adamw")
 WEIGHT_EXTENSIONS = (".h5", ".hdf5")
@@ -116,7 +117,8 @@ class Model(Section):
         choices=ACTIVATIONS,
     )
     compute: str = option(
-        "Type of convolutions and feature maps; variables, the head and the loss have at least float32.",
+        "Type of convolutions and feature maps; variables, the head and the loss have at least float32. float16 scales "
+        "the loss, and leaves out an update whose gradients are not finite.",
         "float32",
         choices=COMPUTE_TYPES,
     )
@@ -158,6 +160,35 @@ class Unified(Section):
     prefetch_depth: int = option(
         "How many groups ahead a tensor is fetched to the device; 0 fetches none.", 1, at_least=0, may_change=True
     )
+    device_gb: Optional[float] = option(
+        "Gigabytes (10^9 bytes) that what a step holds at once shall fit: maps beyond it leave the device after "
+        "the forward pass, or are computed again in the backward pass, which takes longer. null keeps all, as the 2021 "
+        "paper does.",
+        None,
+        above=0,
+        may_change=True,
+    )
+    host_gb: Optional[float] = option(
+        "Gigabytes of host memory for what leaves a GPU; null sets no limit. Without a GPU nothing leaves, and "
+        "unified.device_gb is met by computing again alone.",
+        None,
+        above=0,
+        may_change=True,
+    )
+    choice: str = option(
+        "How to choose what leaves or is computed again for unified.device_gb: greedy, integer (an integer program; "
+        "needs scipy 1.9), or best (whichever of these, and of keeping all, is predicted to be fastest).",
+        "greedy",
+        choices=CHOICES,
+        may_change=True,
+    )
+
+    def check_rules(self):
+        if self.device_gb is not None and self.group_mb > 1000 * self.device_gb:
+            raise ConfigError(
+                "unified.group_mb: a group of {:g} MB exceeds unified.device_gb, which is {:g}; give a smaller "
+                "group".format(self.group_mb, self.device_gb)
+            )
 
 
 @dataclasses.dataclass(frozen=True)

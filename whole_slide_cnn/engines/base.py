@@ -8,6 +8,7 @@ from typing import Callable, Dict, Iterable, Iterator, List, NamedTuple, Optiona
 import numpy as np
 import tensorflow.compat.v1 as tf
 
+from whole_slide_cnn.engines.loss_scale import LossScale
 from whole_slide_cnn.errors import WeightsError
 from whole_slide_cnn.models import build
 from whole_slide_cnn.models.network import Network
@@ -31,7 +32,8 @@ class Engine(abc.ABC):
     Args:
         network: the network, which every engine computes alike.
         canvas_size: size of all canvases in pixels.
-        compute: ``float64``, ``float32`` or ``bfloat16``; variables, head and loss are at least float32.
+        compute: ``float64``, ``float32``, ``bfloat16`` or ``float16``; variables, head and loss are at least float32.
+            With float16 the loss is scaled (:mod:`whole_slide_cnn.engines.loss_scale`).
         optimiser: object with ``build(gradients, variables) -> operation`` and ``feed() -> dict``; None for an engine
             that only predicts or returns gradients.
 
@@ -54,11 +56,14 @@ class Engine(abc.ABC):
             with tf.variable_scope("accumulated"):
                 self._sums = {name: _accumulator(self._variables[name]) for name in self._trainable}
             self._sum_values = {name: total.read_value() for name, total in self._sums.items()}
+            self._scaling = LossScale() if compute == "float16" else None
             self._nought = tf.placeholder(build.variable_type(compute), [], "nought")
             self._sum_feeds = {name: tf.placeholder(v.dtype.base_dtype, v.shape) for name, v in self._sums.items()}
             self._sum_assigns = {name: tf.assign(v, self._sum_feeds[name]) for name, v in self._sums.items()}
             self._zero = tf.group(*[tf.assign(v, tf.fill(v.shape, self._nought)).op for v in self._sums.values()])
             self._build_graph()
+            if self._scaling is not None:
+                self._scaling.watch(self._sum_values.values())
             self._apply = None
             if optimiser is not None:
                 with tf.variable_scope("optimiser"):
@@ -143,15 +148,17 @@ class Engine(abc.ABC):
     # What all share.
 
     def train_batch(self, canvases: Sequence[Canvas], labels: Sequence[int]) -> List[Prediction]:
-        """One optimiser step on the mean gradient of a batch; returns the predictions before the step."""
+        """One optimiser step on the mean gradient of a batch; returns the predictions before the step. In float16 the
+        step is left out where a gradient is not finite, and the loss scale is lowered."""
         predictions = self._accumulate(canvases, labels)
         if self.reduce_gradients is not None:
             for names in self._portions(self._trainable):
                 reduced = self.reduce_gradients(self._session.run([self._sum_values[name] for name in names]))
                 feed = {self._sum_feeds[name]: value for name, value in zip(names, reduced)}
                 self._session.run([self._sum_assigns[name].op for name in names], feed)
-        self._session.run(self._apply, self._optimiser.feed())
-        self._weights_changed()
+        if self._scaling is None or self._scaling.allows(self._session):
+            self._session.run(self._apply, self._optimiser.feed())
+            self._weights_changed()
         return predictions
 
     def gradients(self, canvases: Sequence[Canvas], labels: Sequence[int]):
@@ -227,6 +234,16 @@ class Engine(abc.ABC):
         """Logits (cells, classes) of an embedding map (1, height, width, channels), cells in raster order."""
         return build.logits_of_cells(self.network, self._variables, embedding)
 
+    def _gradients(self, target: tf.Tensor, names: Sequence[str], given: Optional[tf.Tensor] = None):
+        """Gradients of a target, or of its product with what is given, for trained variables; scaled on their way where
+        the engine computes in float16."""
+        variables = [self._variables[name] for name in names]
+        if self._scaling is None:
+            return tf.gradients(target, variables, given)
+        seed = self._scaling.value if given is None else self._scaling.value * given
+        gradients = tf.gradients(target, variables, seed)
+        return [None if gradient is None else gradient / self._scaling.value for gradient in gradients]
+
     def _add_to_sums(self, names: Sequence[str], gradients: Sequence[tf.Tensor], share: Optional[tf.Tensor] = None):
         """One operation that adds gradients (times ``share``) to the sums."""
         updates = []
@@ -257,6 +274,15 @@ def keep_freed_memory_small():
 def has_gpu() -> bool:
     """Whether TensorFlow will compute on a GPU; told without starting its driver."""
     return bool(tf.test.is_built_with_cuda()) and os.path.exists("/proc/driver/nvidia")
+
+
+def unrolls_patches(compute: str) -> bool:
+    """Whether TensorFlow's convolution gradients on this machine unroll their input into patches: its own CPU kernels
+    do, oneDNN (TensorFlow 2, in float32 and bfloat16) and cuDNN do not."""
+    if has_gpu():
+        return False
+    has_onednn = int(tf.__version__.split(".")[0]) >= 2 and os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1") != "0"
+    return compute in ("float64", "float16") or not has_onednn
 
 
 def session_config() -> tf.ConfigProto:

@@ -41,7 +41,7 @@ class DirectEngine(Engine):
         self._share = tf.placeholder(build.variable_type(self.compute), [], "share")
         logits = self._logits_of_cells(tf.cast(step.embedding, build.variable_type(self.compute)))
         self._class_map = tf.reshape(logits, geometry.cells_of(trunk, self.canvas_size) + (self.network.classes,))
-        gradients = tf.gradients(self._loss, [self._variables[name] for name in self._trainable])
+        gradients = self._gradients(self._loss, self._trainable)
         self._add = self._add_to_sums(self._trainable, gradients, self._share)
 
     def predict(self, canvas: Canvas, label: Optional[int] = None) -> Prediction:

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from typing import Optional, Sequence, Tuple
 
 import numpy as np
-import tensorflow.compat.v1 as tf
 
-from whole_slide_cnn.engines.base import has_gpu
+from whole_slide_cnn.engines.base import has_gpu, unrolls_patches
 from whole_slide_cnn.engines.replay import peak_elements
 from whole_slide_cnn.engines.streaming import DEFAULT_WINDOW, largest_windows
 from whole_slide_cnn.engines.unified import UnifiedOptions, step_plan
@@ -23,13 +22,17 @@ from whole_slide_cnn.sizes import Size
 
 GB = 1e9
 
-_VALUE_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2}
-_HEAD_BYTES = {"float64": 8, "float32": 4, "bfloat16": 4}
+_VALUE_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+_HEAD_BYTES = {"float64": 8, "float32": 4, "bfloat16": 4, "float16": 4}
 _POOLING_BYTES = 13
 
 # Measured (benchmarks/memory.py): what does not depend on the model or on the size of anything.
 _RUNTIME_BYTES = 60 * 10**6
-_READING_BYTES = 100 * 10**6  # decoded blocks of this slide and the next, and the bands they are resampled in
+_READING_BYTES = 100 * 10**6  # decoded blocks of this slide and the next, and the bands they are resampled in, at most
+_READING_PER_PIXEL = 2 * 3 * (1 + 4)  # of a canvas that is smaller than those: two slides, bytes and float32
+# What TensorFlow's pool for oneDNN has in use beside live tensors, since holes between them are not given back: 6 to
+# 15 % in replays of the allocations of a step, none on the smallest canvas. Without oneDNN there is no such pool.
+_POOL_HOLES = 0.1
 HOST_PARTS = _RUNTIME_BYTES + _READING_BYTES  # on the host whatever computes
 
 
@@ -127,19 +130,24 @@ def engine_memory(
     largest = max((_pass_bytes(steps, pixels, compute, training) for pixels, steps in traces), key=sum)
     weights = _weight_bytes(network, compute, training)
     names = ("feature maps", "pixels", "weights", "slide reading", "runtime")
-    return MemoryPlan(engine, tuple(zip(names, largest + (weights, _READING_BYTES, _RUNTIME_BYTES))))
+    return MemoryPlan(engine, tuple(zip(names, largest + (weights, _reading_bytes(canvas), _RUNTIME_BYTES))))
 
 
 def _unified_memory(network: Network, canvas: Size, compute: str, training: bool, options) -> MemoryPlan:
-    plan = step_plan(network, canvas, compute, options, training, unrolls_patches(compute))
+    plan = step_plan(network, canvas, compute, options, training)
+    holes = 0 if unrolls_patches(compute) or has_gpu() else int(_POOL_HOLES * plan.peak_bytes)
     parts = (
-        ("feature maps", plan.peak_bytes),
-        ("pixels", 2 * 3 * canvas.height * canvas.width),  # fed, and the next slide's
+        ("feature maps", plan.peak_bytes + holes),
+        ("pixels", 3 * 3 * canvas.height * canvas.width),  # read, as TensorFlow copies them, and the next slide's
         ("weights", _weight_bytes(network, compute, training)),
-        ("slide reading", _READING_BYTES),
+        ("slide reading", _reading_bytes(canvas)),
         ("runtime", _RUNTIME_BYTES),
     )
     return MemoryPlan("unified", parts)
+
+
+def _reading_bytes(canvas: Size) -> int:
+    return min(_READING_BYTES, _READING_PER_PIXEL * canvas.height * canvas.width)
 
 
 def _pass_bytes(steps: Sequence[Step], pixels: Size, compute: str, training: bool) -> Tuple[int, int]:
@@ -160,12 +168,3 @@ def _weight_bytes(network: Network, compute: str, training: bool) -> int:
     values = sum(int(np.prod(spec.shape)) for spec in network.variables)
     kept = 5 if training else 2
     return values * _HEAD_BYTES[compute] * (kept + (training and not unrolls_patches(compute)))
-
-
-def unrolls_patches(compute: str) -> bool:
-    """Whether TensorFlow's convolution gradients on this machine unroll their input into patches: its own CPU kernels
-    do, oneDNN (TensorFlow 2, not in float64) and cuDNN do not."""
-    if has_gpu():
-        return False
-    has_onednn = int(tf.__version__.split(".")[0]) >= 2 and os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1") != "0"
-    return compute == "float64" or not has_onednn

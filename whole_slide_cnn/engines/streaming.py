@@ -84,7 +84,7 @@ class StreamingEngine(Engine):
 
         trunk_names = [name for name in self._trainable if not name.startswith("output/")]
         self._map_gradient = tf.placeholder(dtype, [1, None, None, channels], "map_gradient")
-        gradients = tf.gradients(self._map, [self._variables[name] for name in trunk_names], [self._map_gradient])
+        gradients = self._gradients(self._map, trunk_names, self._map_gradient)
         self._add_trunk = self._add_to_sums(trunk_names, gradients)
 
         self._pooled = tf.placeholder(dtype, [channels], "pooled")

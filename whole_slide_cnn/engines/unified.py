@@ -3,7 +3,9 @@
 Every feature map of the canvas exists at once, as strips. Where they exceed the device's memory, unified memory pages
 them to the host, and the order in which operations run decides how often. So the graph is cut into groups of operations
 that fit the device together, which run one after the other (Group Execution), and what a group needs is fetched while
-the one before it runs (Group Prefetch). The numbers stay those of ``direct``.
+the one before it runs (Group Prefetch). Beyond the paper, a budget makes the plan drop maps after the forward pass and
+compute them again in the backward pass, or move them out of the device, so that less is held at once. The numbers stay
+those of ``direct``.
 """
 
 import warnings
@@ -15,12 +17,13 @@ import tensorflow.compat.v1 as tf
 
 from graph_tools.apply import EditReport, apply
 from graph_tools.apply import session_config as ordered_session_config
-from graph_tools.errors import GraphToolsError
+from graph_tools.errors import BudgetError, GraphToolsError
 from graph_tools.extract import extract
+from graph_tools.machine import Machine
 from graph_tools.plan import Plan
 from graph_tools.planner import make_plan
 from tf_um_patch.ops import load_ops
-from whole_slide_cnn.engines.base import Engine, Prediction, has_gpu
+from whole_slide_cnn.engines.base import Engine, Prediction, has_gpu, unrolls_patches
 from whole_slide_cnn.errors import ConfigError
 from whole_slide_cnn.models import build, geometry
 from whole_slide_cnn.models.network import Network
@@ -29,7 +32,11 @@ from whole_slide_cnn.models.trace import MOST_ELEMENTS
 from whole_slide_cnn.sizes import Size, Window
 from whole_slide_cnn.slides.canvas import Canvas
 
-MB = 10**6
+MB, GB = 10**6, 10**9
+_UNLIMITED = 10**15  # bytes; no plan moves as much
+# What a computer without a GPU does per second, in arithmetic and bytes: their ratio decides what is cheap to compute
+# again. There is one memory, and so nothing to move to, and its pages are small.
+_CPU = {"host_bytes": 0, "float32_flops": 1e11, "half_flops": 1e11, "memory_rate": 1e10, "page_bytes": 4096}
 _MARGIN = 8  # a strip with its halo and what gradients unroll of it stays below 2^31 elements
 
 
@@ -41,11 +48,28 @@ class UnifiedOptions:
         strip_mb: a strip of a feature map has at most so many megabytes.
         group_mb: what the operations of a group touch has at most so many megabytes together.
         prefetch_depth: groups ahead that a tensor is fetched; 0 fetches nothing, 1 is the paper's.
+        device_gb: gigabytes that what is held at once shall fit; None keeps all tensors, as the paper does.
+        host_gb: gigabytes of host memory for what is moved out of a GPU; None sets no limit. Without a GPU there is one
+            memory: nothing is moved, only recomputed.
+        choice: how it is chosen what is moved or recomputed: ``greedy``, ``integer`` or ``best`` (see
+            :func:`graph_tools.planner.make_plan`).
     """
 
     strip_mb: float = 256.0
     group_mb: float = 4000.0
     prefetch_depth: int = 1
+    device_gb: Optional[float] = None
+    host_gb: Optional[float] = None
+    choice: str = "greedy"
+
+    def machine(self) -> Optional[Machine]:
+        """What a plan is made for; None where it has no budget."""
+        if self.device_gb is None:
+            return None
+        device = int(self.device_gb * GB)
+        if not has_gpu():
+            return Machine(device, **_CPU)
+        return Machine(device, _UNLIMITED if self.host_gb is None else int(self.host_gb * GB))
 
 
 class UnifiedEngine(Engine):
@@ -56,8 +80,8 @@ class UnifiedEngine(Engine):
         edits: what the plan added to the graph.
 
     Args:
-        move_ops: what :func:`tf_um_patch.ops.load_ops` gave, to fetch tensors ahead with; by default loaded where there
-            is a GPU. Without it nothing is fetched ahead.
+        move_ops: what :func:`tf_um_patch.ops.load_ops` gave, to move tensors with; by default loaded where there is a
+            GPU. Without it nothing is fetched ahead or moved out.
         options: fields of :class:`UnifiedOptions`.
 
     Raises:
@@ -77,7 +101,7 @@ class UnifiedEngine(Engine):
         **options,
     ):
         self._options = UnifiedOptions(**options)
-        if move_ops is None and self._options.prefetch_depth and has_gpu():
+        if move_ops is None and has_gpu():
             move_ops = load_ops()
             if not move_ops.available:
                 warnings.warn(move_ops.reason, stacklevel=2)
@@ -94,13 +118,20 @@ class UnifiedEngine(Engine):
         embedding = graph.embedding()
         self._predicted, self._class_map = graph.outputs(embedding), graph.class_map(embedding)
         loss, probabilities = graph.outputs(graph.embedding())
-        gradients = tf.gradients(loss, [self._variables[name] for name in self._trainable])
+        gradients = self._gradients(loss, self._trainable)
         self._trained = [loss, probabilities, self._add_to_sums(self._trainable, gradients, self._share)]
-        self.plan = _plan_of(self._graph, self._trained, self._options)
-        self.edits = apply(self._graph, self.plan, None if self._move_ops is None else self._prefetch)
+        self.plan = _plan_of(self._graph, self._trained, self._options, self.compute)
+        self.edits = apply(self._graph, self.plan, *self._movers())
 
-    def _prefetch(self, tensor: tf.Tensor, name: str) -> tf.Operation:
-        return self._move_ops.prefetch(tensor, name=name)
+    def _movers(self):
+        """What makes the operations that copy a tensor to the device, and to the host."""
+        moves = self._move_ops
+        if moves is None:
+            return None, None
+        return (
+            lambda tensor, name: moves.prefetch(tensor, name=name),
+            lambda tensor, name: moves.evict(tensor, name=name),
+        )
 
     def _session_config(self) -> tf.ConfigProto:
         return ordered_session_config(super()._session_config())
@@ -146,26 +177,31 @@ def step_plan(
     compute: str,
     options: UnifiedOptions,
     training: bool = True,
-    unrolls: bool = False,
 ) -> Plan:
     """The plan of a step, from a graph that is built but never run: it may be of any size.
 
     Args:
         training: whether gradients are computed.
-        unrolls: whether convolutions unroll their input into patches, as TensorFlow's own CPU kernels do.
 
     Raises:
         TensorTooLargeError: one row of a feature map does not fit a strip.
         ConfigError: the step cannot be planned.
     """
     graph, fetches = planning_graph(network, canvas, compute, options, training)
-    return _plan_of(graph, fetches, options, unrolls)
+    return _plan_of(graph, fetches, options, compute)
 
 
-def _plan_of(graph: tf.Graph, fetches: List, options: UnifiedOptions, unrolls: bool = False) -> Plan:
+def _plan_of(graph: tf.Graph, fetches: List, options: UnifiedOptions, compute: str) -> Plan:
+    machine = options.machine()
+    choice = "keep" if machine is None else options.choice
     try:
-        ops = extract(graph, fetches, workspace_limit=MOST_ELEMENTS if unrolls else 0)
-        return make_plan(ops, int(options.group_mb * MB), depth=options.prefetch_depth)
+        ops = extract(graph, fetches, workspace_limit=_UNLIMITED if unrolls_patches(compute) else 0)
+        return make_plan(ops, int(options.group_mb * MB), depth=options.prefetch_depth, choice=choice, machine=machine)
+    except BudgetError as error:
+        raise ConfigError(
+            "engine unified: no choice of tensors brings the step under unified.device_gb, {:g} ({}); give more, use "
+            "a smaller unified.group_mb, or half precision".format(options.device_gb, str(error).split(";")[0])
+        ) from error
     except GraphToolsError as error:
         raise ConfigError("engine unified: {}".format(error)) from error
 

@@ -16,8 +16,9 @@ from graph_tools.machine import Machine
 from graph_tools.opgraph import OpGraph, stable_order
 from graph_tools.planner import make_plan, unplanned
 from graph_tools.simulate import Simulation, simulate
+from whole_slide_cnn.engines.base import unrolls_patches
 from whole_slide_cnn.engines.blank import BlankCanvas
-from whole_slide_cnn.engines.memory import HOST_PARTS, engine_memory, unrolls_patches
+from whole_slide_cnn.engines.memory import HOST_PARTS, engine_memory
 from whole_slide_cnn.engines.streaming import choose_cover, largest_windows, window_side
 from whole_slide_cnn.engines.unified import UnifiedOptions
 from whole_slide_cnn.errors import ConfigError, TensorTooLargeError

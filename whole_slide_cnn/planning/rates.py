@@ -5,8 +5,8 @@ import time
 import numpy as np
 
 from graph_tools.machine import Machine
+from whole_slide_cnn.engines.base import unrolls_patches
 from whole_slide_cnn.engines.direct import DirectEngine
-from whole_slide_cnn.engines.memory import unrolls_patches
 from whole_slide_cnn.models.network import Network
 from whole_slide_cnn.planning.graphs import direct_graph, in_memory_seconds
 from whole_slide_cnn.sizes import Size

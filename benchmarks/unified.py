@@ -1,0 +1,118 @@
+"""Memory and time of the unified engine with and without its parts: ``python benchmarks/unified.py``.
+
+Each row is a process of its own: the peak of its resident set above what it held with TensorFlow loaded and a trivial
+session run, and the median seconds of a training step, the first one left out. On a machine without a GPU nothing can
+be gained by order or prefetches; what is measured is what groups touch, and what recomputation saves and costs.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+from memory import Peak, resident_bytes
+
+PLAIN_GROUP_MB = 1e9  # all operations in one group
+
+
+def measure(options, row: dict) -> dict:
+    """One way of running the engine, in this process."""
+    import tensorflow.compat.v1 as tf
+
+    from whole_slide_cnn.engines.memory import engine_memory
+    from whole_slide_cnn.engines.unified import UnifiedEngine
+    from whole_slide_cnn.models.network import Network
+    from whole_slide_cnn.sizes import Size
+    from whole_slide_cnn.slides.canvas import ArrayCanvas
+    from whole_slide_cnn.training.optimisers import Adam
+
+    with tf.Graph().as_default(), tf.Session() as session:
+        session.run(tf.matmul(tf.ones([64, 64]), tf.ones([64, 64])))
+    size = Size(options.side, options.side)
+    image = np.random.RandomState(0).randint(100, 230, size + (3,), dtype=np.uint8)
+    network, canvas, compute = Network(options.backbone, "gmp", "softmax", 3), ArrayCanvas(image), row.pop("compute")
+    idle = resident_bytes()
+    predicted = engine_memory("unified", network, size, compute, True, **row)
+    started, seconds = time.time(), []
+    with Peak() as peak, UnifiedEngine(network, size, compute, Adam(1e-4), **row) as engine:
+        engine.load_state(network.initial_weights(0))
+        built = time.time() - started
+        for _ in range(options.steps + 1):
+            started = time.time()
+            engine.train_batch([canvas], [1])
+            seconds.append(time.time() - started)
+    plan = engine.plan
+    return {
+        "peak": peak.bytes - idle,
+        "predicted": predicted.total - dict(predicted.parts)["slide reading"],  # the slide is in memory here
+        "feature_maps": plan.peak_bytes,
+        "groups": len(plan.groups),
+        "largest_group": max(group.bytes for group in plan.groups),
+        "recomputed": sum(len(item.ops) for item in plan.recomputes),
+        "seconds": float(np.median(seconds[1:])),
+        "build_seconds": built,
+    }
+
+
+def rows_of(options):
+    """Titles and engine options of the rows."""
+    plain = {"strip_mb": options.strip_mb, "group_mb": PLAIN_GROUP_MB, "compute": "float32"}
+    grouped = dict(plain, group_mb=options.group_mb)
+    yield "one group", plain
+    yield "groups", grouped
+    for budget in options.device_gb:
+        yield "groups, {:g} GB".format(budget), dict(grouped, device_gb=budget)
+    for compute in options.compute:
+        yield "groups, " + compute, dict(grouped, compute=compute)
+
+
+def main(arguments):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--side", type=int, default=2048, metavar="PX", help="side of the canvas, full of tissue")
+    parser.add_argument("--backbone", default="tiny")
+    parser.add_argument("--strip-mb", type=float, default=4)
+    parser.add_argument("--group-mb", type=float, default=40)
+    parser.add_argument(
+        "--device-gb", type=float, nargs="*", default=[0.38, 0.33, 0.3], help="budgets to recompute for"
+    )
+    parser.add_argument("--compute", nargs="*", default=["bfloat16"], help="other types to measure")
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--json", metavar="FILE", help="write the rows here as well")
+    parser.add_argument("--one", metavar="OPTIONS", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.one:
+        print(json.dumps(measure(options, json.loads(options.one))))
+        return 0
+    form = "{:<22} {:>6} {:>10} {:>11} {:>9} {:>9} {:>8} {:>10} {:>7}"
+    print(
+        form.format(
+            "", "groups", "largest MB", "recomputed", "maps MB", "predicted", "peak MB", "s per step", "s built"
+        )
+    )
+    rows = []
+    for title, row in rows_of(options):
+        command = [sys.executable, os.path.abspath(__file__), "--one", json.dumps(row)] + list(arguments)
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
+        if done.returncode:
+            print("{:<22} {}".format(title, done.stderr.strip().splitlines()[-1]), flush=True)
+            continue
+        found = json.loads(done.stdout.splitlines()[-1])
+        rows.append(dict(found, title=title, options=row))
+        numbers = [found["largest_group"], found["feature_maps"], found["predicted"], found["peak"]]
+        largest, maps, predicted, peak = ("{:.0f}".format(number / 1e6) for number in numbers)
+        times = ["{:.2f}".format(found[name]) for name in ("seconds", "build_seconds")]
+        print(
+            form.format(title, found["groups"], largest, found["recomputed"], maps, predicted, peak, *times), flush=True
+        )
+    if options.json:
+        from whole_slide_cnn.files import write_text
+
+        write_text(options.json, json.dumps({"options": vars(options), "rows": rows}, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
