@@ -11,6 +11,7 @@ import pytest
 from tf_um_patch import child, probe
 from tf_um_patch.errors import OptionError
 from tf_um_patch.gpu_check import card, command, figures, framework, measure
+from tf_um_patch.gpu_check.result import Check
 from tf_um_patch.options import OPTIONS
 
 MIB = 1 << 20
@@ -243,6 +244,18 @@ def test_a_card_that_hangs_ends_the_check(check):
     assert "attributes" not in failed(report)  # what was known before is kept
     assert "was ended after 2 s, for the card may hang" in sentence(report, "allocation")
     assert failed(report) == {"allocation"} and "allocation fails: " in said
+
+
+@pytest.mark.parametrize("known, code", [(8, -11), (8, None), (3, 1), (0, 1), (2, 0)])
+def test_a_process_of_checks_that_does_not_end_well_is_no_pass(monkeypatch, known, code):
+    lines = [json.dumps(Check(name, "pass", "fine").to_json()) + "\n" for name in measure.NAMES[:known]]
+    output = "".join(lines) + '{"name": "half a li'
+    monkeypatch.setattr(command, "run_for", lambda *arguments: child.Finished(code, output, "words\n"))
+    found = command.driver_checks(BUDGET, 60)
+    assert [check.name for check in found] == list(measure.NAMES)
+    known = min(known, 7)
+    assert [check.status for check in found] == ["pass"] * known + ["fail"] + ["skipped"] * (7 - known)
+    assert "did not end well: it " in found[known].sentence
 
 
 def test_a_shim_without_effect_is_found(check):
