@@ -23,7 +23,7 @@ def measure(options, row: dict) -> dict:
     import tensorflow.compat.v1 as tf
 
     from whole_slide_cnn.engines.memory import engine_memory
-    from whole_slide_cnn.engines.unified import UnifiedEngine
+    from whole_slide_cnn.engines.unified import UnifiedEngine, held_bytes
     from whole_slide_cnn.models.network import Network
     from whole_slide_cnn.sizes import Size
     from whole_slide_cnn.slides.canvas import ArrayCanvas
@@ -48,9 +48,10 @@ def measure(options, row: dict) -> dict:
     return {
         "peak": peak.bytes - idle,
         "predicted": predicted.total - dict(predicted.parts)["slide reading"],  # the slide is in memory here
-        "feature_maps": plan.peak_bytes,
+        "feature_maps": held_bytes(plan) if row.get("spill_dir") else plan.peak_bytes,
         "groups": len(plan.groups),
         "largest_group": max(group.bytes for group in plan.groups),
+        "moved": sum(copy.bytes for copy in plan.evictions),
         "recomputed": sum(len(item.ops) for item in plan.recomputes),
         "seconds": float(np.median(seconds[1:])),
         "build_seconds": built,
@@ -65,6 +66,10 @@ def rows_of(options):
     yield "groups", grouped
     for budget in options.device_gb:
         yield "groups, {:g} GB".format(budget), dict(grouped, device_gb=budget)
+    if options.spill_dir:
+        for budget in options.spill_gb:
+            spilling = dict(grouped, device_gb=budget, spill_dir=options.spill_dir)
+            yield "groups, {:g} GB, files".format(budget), spilling
     for compute in options.compute:
         yield "groups, " + compute, dict(grouped, compute=compute)
 
@@ -78,6 +83,10 @@ def main(arguments):
     parser.add_argument(
         "--device-gb", type=float, nargs="*", default=[0.38, 0.33, 0.3], help="budgets to recompute for"
     )
+    parser.add_argument("--spill-dir", metavar="FOLDER", help="also move tensors to files there")
+    parser.add_argument(
+        "--spill-gb", type=float, nargs="*", default=[0.3, 0.2, 0.1], help="budgets to move tensors for"
+    )
     parser.add_argument("--compute", nargs="*", default=["bfloat16"], help="other types to measure")
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--json", metavar="FILE", help="write the rows here as well")
@@ -86,12 +95,9 @@ def main(arguments):
     if options.one:
         print(json.dumps(measure(options, json.loads(options.one))))
         return 0
-    form = "{:<22} {:>6} {:>10} {:>11} {:>9} {:>9} {:>8} {:>10} {:>7}"
-    print(
-        form.format(
-            "", "groups", "largest MB", "recomputed", "maps MB", "predicted", "peak MB", "s per step", "s built"
-        )
-    )
+    form = "{:<22} {:>6} {:>10} {:>10} {:>8} {:>7} {:>9} {:>7} {:>10} {:>7}"
+    heads = "groups,largest MB,recomputed,moved MB,maps MB,predicted,peak MB,s per step,s built"
+    print(form.format("", *heads.split(",")))
     rows = []
     for title, row in rows_of(options):
         command = [sys.executable, os.path.abspath(__file__), "--one", json.dumps(row)] + list(arguments)
@@ -101,12 +107,11 @@ def main(arguments):
             continue
         found = json.loads(done.stdout.splitlines()[-1])
         rows.append(dict(found, title=title, options=row))
-        numbers = [found["largest_group"], found["feature_maps"], found["predicted"], found["peak"]]
-        largest, maps, predicted, peak = ("{:.0f}".format(number / 1e6) for number in numbers)
+        numbers = [found[name] for name in ("largest_group", "moved", "feature_maps", "predicted", "peak")]
+        largest, moved, maps, predicted, peak = ("{:.0f}".format(number / 1e6) for number in numbers)
         times = ["{:.2f}".format(found[name]) for name in ("seconds", "build_seconds")]
-        print(
-            form.format(title, found["groups"], largest, found["recomputed"], maps, predicted, peak, *times), flush=True
-        )
+        cells = [found["groups"], largest, found["recomputed"], moved, maps, predicted, peak] + times
+        print(form.format(title, *cells), flush=True)
     if options.json:
         from whole_slide_cnn.files import write_text
 

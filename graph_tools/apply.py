@@ -9,7 +9,7 @@ operations that have no control edges.
 
 import gc
 from dataclasses import dataclass
-from typing import Callable, Dict, List, Optional, Sequence, Set
+from typing import Callable, Dict, List, Optional, Sequence, Set, Tuple
 
 import tensorflow.compat.v1 as tf
 from tensorflow.core.protobuf import rewriter_config_pb2
@@ -18,13 +18,15 @@ from tensorflow.python.client.session import BaseSession
 from graph_tools.errors import EditError, PlanError
 from graph_tools.opgraph import TensorRef
 from graph_tools.optypes import is_free
-from graph_tools.plan import Plan
+from graph_tools.plan import Eviction, Plan
 from graph_tools.recompute import copied_ref, copies_by_op, copy_name
 
 SCOPE = "graph_tools"
 
 # Makes the operation that copies a tensor, under the name given; its result is not used.
 CopyFactory = Callable[[tf.Tensor, str], tf.Operation]
+# Makes what stands for a tensor that was moved out, from what the factory of the move gave, the tensor, and a name.
+ReturnFactory = Callable[[tf.Tensor, tf.Tensor, str], tf.Tensor]
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ def apply(
     plan: Plan,
     make_prefetch: Optional[CopyFactory] = None,
     make_eviction: Optional[CopyFactory] = None,
+    make_return: Optional[ReturnFactory] = None,
 ) -> EditReport:
     """Make a graph run as planned. Where a factory is not given its copies are left out, and everything else done.
 
@@ -67,6 +70,9 @@ def apply(
         make_prefetch: called as ``make_prefetch(tensor, name)`` for each copy to the device, in the graph and under
             the control dependency that holds it back.
         make_eviction: the same for each copy to the host.
+        make_return: where memory does not page: called as ``make_return(moved, tensor, name)`` with what
+            ``make_eviction`` gave, for what the groups that need an evicted tensor read in its place. It runs during
+            the group before, and nothing refers to the tensor itself meanwhile.
 
     Raises:
         EditError: a session is open on the graph, and would not see what it has run edited; or the graph is finalized.
@@ -76,7 +82,7 @@ def apply(
     _check_editable(graph)
     _check_plan(graph, plan)
     with graph.as_default(), tf.control_dependencies(None), tf.name_scope(None):
-        return _Editor(graph, plan).run(make_prefetch, make_eviction)
+        return _Editor(graph, plan).run(make_prefetch, make_eviction, make_return)
 
 
 def barrier_name(group: int) -> str:
@@ -92,6 +98,11 @@ def prefetch_name(number: int) -> str:
 def eviction_name(number: int) -> str:
     """Name of the operation of a plan's eviction."""
     return "{}/evict_{}".format(SCOPE, number)
+
+
+def return_name(number: int) -> str:
+    """Name of the operation that brings back the tensor of a plan's eviction."""
+    return "{}/return_{}".format(SCOPE, number)
 
 
 def session_config(base: Optional[tf.ConfigProto] = None) -> tf.ConfigProto:
@@ -157,19 +168,20 @@ class _Editor:
         self._graph, self._plan = graph, plan
         self._edges = self._gates = 0
         self._barriers: List[tf.Operation] = []
+        self._gates_of: Dict[str, List[Tuple[int, tf.Operation]]] = {}  # tensor -> gates with their groups
 
-    def run(self, make_prefetch, make_eviction) -> EditReport:
+    def run(self, make_prefetch, make_eviction, make_return) -> EditReport:
         recomputed = self._recompute()
         for number in range(len(self._plan.groups)):
             members = self._members(number)
             if number:
-                self._hold_back(members, self._barriers[-1])
+                self._hold_back(members, number)
             self._barriers.append(self._add_barrier(number, members))
         return EditReport(
             barriers=len(self._barriers),
             gates=self._gates,
             prefetches=self._copy(self._plan.prefetches, make_prefetch, prefetch_name),
-            evictions=self._copy(self._plan.evictions, make_eviction, eviction_name),
+            evictions=self._copy(self._plan.evictions, make_eviction, eviction_name, make_return),
             recomputed=recomputed,
             control_edges=self._edges,  # counted last: copies add some
         )
@@ -184,9 +196,9 @@ class _Editor:
         ops = [self._op(name) for name in self._plan.groups[number].ops]
         return [op for op in ops if not is_free(op.type, op.inputs[0].op.type if len(op.inputs) else "")]
 
-    def _hold_back(self, members: Sequence[tf.Operation], barrier: tf.Operation):
-        """Let no operation of a group start before a barrier."""
-        inside, gates = set(members), {}
+    def _hold_back(self, members: Sequence[tf.Operation], group: int):
+        """Let no operation of a group start before the barrier of the group before."""
+        inside, gates, barrier = set(members), {}, self._barriers[group - 1]
         for op in members:
             held = any(other in inside for other in op.control_inputs)
             for index, tensor in enumerate(op.inputs):
@@ -196,6 +208,8 @@ class _Editor:
                 held = held or tensor.op in inside
             if not held:
                 self._add_edges(op, [barrier])
+        for name, tensor in gates.items():
+            self._gates_of.setdefault(name, []).append((group, tensor.op))
 
     def _gate(self, tensor: tf.Tensor, barrier: tf.Operation, gates: Dict[str, tf.Tensor]) -> tf.Tensor:
         if tensor.name not in gates:
@@ -217,20 +231,35 @@ class _Editor:
         op._add_control_inputs(sources)
         self._edges += len(sources)
 
-    def _copy(self, copies, factory: Optional[CopyFactory], name_of) -> int:
+    def _copy(
+        self, copies, factory: Optional[CopyFactory], name_of, make_return: Optional[ReturnFactory] = None
+    ) -> int:
         """Add copies: each waits for the group before the one that it runs during, whose barrier waits for it."""
         if factory is None:
             return 0
         for number, copy in enumerate(copies):
             before = self._barriers[copy.during - 1 : copy.during] if copy.during else []
             with tf.control_dependencies(before):
-                made = factory(self._tensor(copy.tensor), name_of(number))
-            made = getattr(made, "op", made)
+                moved = factory(self._tensor(copy.tensor), name_of(number))
+            made = getattr(moved, "op", moved)
+            if make_return is not None:
+                self._return(number, copy, moved, make_return)
             self._edges += len(before)
             # a factory may have cleared the dependencies it was called under
             made._add_control_inputs([barrier for barrier in before if barrier not in made.control_inputs])
             self._add_edges(self._barriers[copy.during], [made])
         return len(copies)
+
+    def _return(self, number: int, copy: Eviction, moved: tf.Tensor, make_return: ReturnFactory):
+        """Let the groups that need an evicted tensor, and those after them, read what comes back."""
+        tensor, before = self._tensor(copy.tensor), self._barriers[copy.needed_by - 2]
+        with tf.control_dependencies([before]):
+            back = make_return(moved, tensor, return_name(number))
+        self._edges += 1
+        self._add_edges(self._barriers[copy.needed_by - 1], [back.op])
+        for group, gate in self._gates_of.get(tensor.name, []):
+            if group >= copy.needed_by:
+                gate._update_input(0, back)
 
     def _recompute(self) -> int:
         """Import copies of operations, and let their readers read those."""

@@ -79,6 +79,7 @@ def test_what_a_resumed_run_must_keep():
         "unified.device_gb",
         "unified.host_gb",
         "unified.choice",
+        "unified.spill_dir",
     }
     defaults = fixed_values()
     assert defaults["train.batch_size"] == 1 and set(fixed) - set(defaults) == {"data.classes", "data.canvas"}

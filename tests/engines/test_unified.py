@@ -139,11 +139,33 @@ def test_memory_is_stated_before_the_run():
     assert plan.peak_bytes > 4 * 16 * 30000**2
 
 
+def test_maps_leave_for_files_and_come_back_without_a_changed_bit(engine, tmp_path):
+    operations = load_ops()
+    if not operations.available:
+        pytest.skip(operations.reason)
+    with UnifiedEngine(NETWORK, SIZE, "float64", Adam(1e-3), spill_dir=str(tmp_path / "new"), **LESS) as made:
+        made.load_state(NETWORK.initial_weights(0))
+        assert made.edits.evictions == len(made.plan.evictions) > 10
+        metadata = run_metadata.traced_step(made, canvas(), 1)
+        report = verify(made.plan, metadata)
+        assert not [text for text in report.violations if "started" not in text]
+        before = run_metadata.allocated_peak(run_metadata.traced_step(engine, canvas(), 1))
+        assert run_metadata.allocated_peak(metadata) < before - 3e6
+        _, found = made.gradients([canvas()], [1])
+    _, expected = engine.gradients([canvas()], [1])
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name], name)
+    assert not list((tmp_path / "new").iterdir())
+
+
 def test_recomputation_lowers_the_stated_memory():
     options = {"strip_mb": 1, "group_mb": 10}
     plain = engine_memory("unified", NETWORK, Size(1024, 1024), "float32", True, **options)
     less = engine_memory("unified", NETWORK, Size(1024, 1024), "float32", True, device_gb=0.08, **options)
     assert less.total < plain.total - 25e6
+    options["spill_dir"] = "."
+    filed = engine_memory("unified", NETWORK, Size(1024, 1024), "float32", True, device_gb=0.05, **options)
+    assert filed.total < less.total - 25e6
 
 
 def test_a_budget_that_no_choice_meets_is_refused():

@@ -98,6 +98,24 @@ def made_by(item, number, ops):
     return [copy_name(name, number) for name, kind in kinds.items() if kind not in ("Conv2D", "BiasAdd")]
 
 
+def test_what_comes_back_in_place_of_an_evicted_tensor_is_read_instead():
+    expected, _ = run_steps(conv_net())
+    net, returned = conv_net(), []
+    _, plan = plan_for(net, choice="greedy", machine=replace(TIGHT, copy_rate=1e12))
+
+    def come_back(moved, tensor, name):
+        returned.append(tf.identity(moved, name))
+        return returned[-1]
+
+    apply(net.graph, plan, None, lambda tensor, name: tf.negative(tf.negative(tensor), name), come_back)
+    assert len(returned) == len(plan.evictions) > 2
+    readers = [[op.type for op in back.consumers()] for back in returned]
+    assert all(readers) and {kind for kinds in readers for kind in kinds} == {"Identity"}  # gates of groups
+    found, metadata = run_steps(net, config=session_config(), options=trace_options())
+    assert same_bits(found, expected)
+    assert verify(plan, metadata).violations == ()
+
+
 def test_dozens_of_groups_from_a_small_limit():
     net = conv_net(layers=10)
     ops, plan = plan_for(net)

@@ -54,6 +54,26 @@ def test_they_run_and_count_once_per_step(operations, graph):
     assert found["enqueued"] == found["failed"] == found["not_managed"] == found["no_driver"] == 0
 
 
+@pytest.mark.parametrize("kind", ["float16", "bfloat16", "float32", "float64", "uint8"])
+def test_a_tensor_goes_to_a_file_and_comes_back(operations, graph, tmp_path, kind):
+    values = np.arange(24).reshape(2, 3, 4)
+    tensor = tf.cast(tf.constant(values), kind)
+    handle = operations.spill(tensor, str(tmp_path))
+    back = operations.restore(handle, tensor)
+    assert back.dtype == tensor.dtype and back.shape == tensor.shape
+    with tf.Session() as session:
+        for _ in range(2):
+            found, _ = session.run([tf.cast(back, tf.float64), handle])
+            np.testing.assert_array_equal(found, values)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_is_named(operations, graph, tmp_path):
+    handle = operations.spill(tf.ones([3]), str(tmp_path / "none"))
+    with tf.Session() as session, pytest.raises(tf.errors.ResourceExhaustedError, match="none .No such file"):
+        session.run(handle)
+
+
 def test_counters_can_be_reset(operations, graph):
     with tf.Session() as session:
         session.run(operations.prefetch(tf.ones([3])))

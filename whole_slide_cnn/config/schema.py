@@ -169,8 +169,7 @@ class Unified(Section):
         may_change=True,
     )
     host_gb: Optional[float] = option(
-        "Gigabytes of host memory for what leaves a GPU; null sets no limit. Without a GPU nothing leaves, and "
-        "unified.device_gb is met by computing again alone.",
+        "Gigabytes of host memory for what leaves a GPU; null sets no limit. Without a GPU, of unified.spill_dir.",
         None,
         above=0,
         may_change=True,
@@ -180,6 +179,14 @@ class Unified(Section):
         "needs scipy 1.9), or best (whichever of these, and of keeping all, is predicted to be fastest).",
         "greedy",
         choices=CHOICES,
+        may_change=True,
+    )
+
+    spill_dir: Optional[str] = option(
+        "Without a GPU: folder for files without names to which maps beyond unified.device_gb leave for a while; null "
+        "meets that budget by computing again alone.",
+        None,
+        path=True,
         may_change=True,
     )
 

@@ -14,7 +14,7 @@ import numpy as np
 from whole_slide_cnn.engines.base import has_gpu, unrolls_patches
 from whole_slide_cnn.engines.replay import peak_elements
 from whole_slide_cnn.engines.streaming import DEFAULT_WINDOW, largest_windows
-from whole_slide_cnn.engines.unified import UnifiedOptions, step_plan
+from whole_slide_cnn.engines.unified import UnifiedOptions, held_bytes, step_plan
 from whole_slide_cnn.errors import MemoryBudgetError
 from whole_slide_cnn.models.network import Network
 from whole_slide_cnn.models.trace import Step, trace_canvas, trace_window
@@ -28,11 +28,13 @@ _POOLING_BYTES = 13
 
 # Measured (benchmarks/memory.py): what does not depend on the model or on the size of anything.
 _RUNTIME_BYTES = 60 * 10**6
+_OPERATION_BYTES = 16 * 10**3  # of TensorFlow's graph, in Python and below it, for each planned operation...
+_OPERATIONS = 700  # ...beyond these, which are as many as the graphs of the other engines have and the runtime includes
 _READING_BYTES = 100 * 10**6  # decoded blocks of this slide and the next, and the bands they are resampled in, at most
 _READING_PER_PIXEL = 2 * 3 * (1 + 4)  # of a canvas that is smaller than those: two slides, bytes and float32
-# What TensorFlow's pool for oneDNN has in use beside live tensors, since holes between them are not given back: 6 to
-# 15 % in replays of the allocations of a step, none on the smallest canvas. Without oneDNN there is no such pool.
-_POOL_HOLES = 0.1
+# Holes between live tensors, which are not given back: with oneDNN TensorFlow has a pool, in which replays of a step's
+# allocations left 0 to 15 %; without it the C library's heap, where tensors are small, is no better.
+_HOLES = 0.1
 HOST_PARTS = _RUNTIME_BYTES + _READING_BYTES  # on the host whatever computes
 
 
@@ -135,13 +137,14 @@ def engine_memory(
 
 def _unified_memory(network: Network, canvas: Size, compute: str, training: bool, options) -> MemoryPlan:
     plan = step_plan(network, canvas, compute, options, training)
-    holes = 0 if unrolls_patches(compute) or has_gpu() else int(_POOL_HOLES * plan.peak_bytes)
+    maps = held_bytes(plan) if options.spill_dir is not None and not has_gpu() else plan.peak_bytes
+    holes = 0 if has_gpu() else int(_HOLES * maps)
     parts = (
-        ("feature maps", plan.peak_bytes + holes),
+        ("feature maps", maps + holes),
         ("pixels", 3 * 3 * canvas.height * canvas.width),  # read, as TensorFlow copies them, and the next slide's
         ("weights", _weight_bytes(network, compute, training)),
         ("slide reading", _reading_bytes(canvas)),
-        ("runtime", _RUNTIME_BYTES),
+        ("runtime", _RUNTIME_BYTES + _OPERATION_BYTES * max(0, len(plan.op_order) - _OPERATIONS)),
     )
     return MemoryPlan("unified", parts)
 

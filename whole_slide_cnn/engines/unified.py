@@ -8,6 +8,7 @@ compute them again in the backward pass, or move them out of the device, so that
 those of ``direct``.
 """
 
+import os
 import warnings
 from dataclasses import dataclass
 from typing import Dict, List, Optional, Tuple
@@ -36,7 +37,8 @@ MB, GB = 10**6, 10**9
 _UNLIMITED = 10**15  # bytes; no plan moves as much
 # What a computer without a GPU does per second, in arithmetic and bytes: their ratio decides what is cheap to compute
 # again. There is one memory, and so nothing to move to, and its pages are small.
-_CPU = {"host_bytes": 0, "float32_flops": 1e11, "half_flops": 1e11, "memory_rate": 1e10, "page_bytes": 4096}
+_CPU = {"float32_flops": 1e11, "half_flops": 1e11, "memory_rate": 1e10, "page_bytes": 4096}
+_CPU.update(copy_rate=1e9, on_demand_rate=1e9)  # of a file
 _MARGIN = 8  # a strip with its halo and what gradients unroll of it stays below 2^31 elements
 
 
@@ -50,7 +52,8 @@ class UnifiedOptions:
         prefetch_depth: groups ahead that a tensor is fetched; 0 fetches nothing, 1 is the paper's.
         device_gb: gigabytes that what is held at once shall fit; None keeps all tensors, as the paper does.
         host_gb: gigabytes of host memory for what is moved out of a GPU; None sets no limit. Without a GPU there is one
-            memory: nothing is moved, only recomputed.
+            memory: nothing is moved, only recomputed, unless there is a folder to move to.
+        spill_dir: without a GPU, folder of the files to which tensors are moved, up to ``host_gb``.
         choice: how it is chosen what is moved or recomputed: ``greedy``, ``integer`` or ``best`` (see
             :func:`graph_tools.planner.make_plan`).
     """
@@ -61,15 +64,16 @@ class UnifiedOptions:
     device_gb: Optional[float] = None
     host_gb: Optional[float] = None
     choice: str = "greedy"
+    spill_dir: Optional[str] = None
 
     def machine(self) -> Optional[Machine]:
         """What a plan is made for; None where it has no budget."""
         if self.device_gb is None:
             return None
-        device = int(self.device_gb * GB)
-        if not has_gpu():
-            return Machine(device, **_CPU)
-        return Machine(device, _UNLIMITED if self.host_gb is None else int(self.host_gb * GB))
+        host = _UNLIMITED if self.host_gb is None else int(self.host_gb * GB)
+        if has_gpu():
+            return Machine(int(self.device_gb * GB), host)
+        return Machine(int(self.device_gb * GB), host if self.spill_dir else 0, **_CPU)
 
 
 class UnifiedEngine(Engine):
@@ -101,8 +105,11 @@ class UnifiedEngine(Engine):
         **options,
     ):
         self._options = UnifiedOptions(**options)
-        if move_ops is None and has_gpu():
+        self._spills = self._options.spill_dir is not None and not has_gpu()
+        if move_ops is None and (has_gpu() or self._spills):
             move_ops = load_ops()
+            if self._spills and not move_ops.available:
+                raise ConfigError("unified.spill_dir: {}".format(move_ops.reason))
             if not move_ops.available:
                 warnings.warn(move_ops.reason, stacklevel=2)
         self._move_ops = move_ops if move_ops is not None and move_ops.available else None
@@ -124,10 +131,13 @@ class UnifiedEngine(Engine):
         self.edits = apply(self._graph, self.plan, *self._movers())
 
     def _movers(self):
-        """What makes the operations that copy a tensor to the device, and to the host."""
-        moves = self._move_ops
+        """What makes the operations that copy a tensor to the device, and to the host or a file and back."""
+        moves, folder = self._move_ops, self._options.spill_dir
         if moves is None:
             return None, None
+        if self._spills:
+            os.makedirs(folder, exist_ok=True)
+            return None, lambda tensor, name: moves.spill(tensor, folder, name), moves.restore
         return (
             lambda tensor, name: moves.prefetch(tensor, name=name),
             lambda tensor, name: moves.evict(tensor, name=name),
@@ -189,6 +199,16 @@ def step_plan(
     """
     graph, fetches = planning_graph(network, canvas, compute, options, training)
     return _plan_of(graph, fetches, options, compute)
+
+
+def held_bytes(plan: Plan) -> int:
+    """The most bytes of tensors that a step holds where what is moved out leaves the process for a file."""
+    spilled = [0] * len(plan.groups)
+    for copy in plan.evictions:
+        for group in range(copy.during + 1, copy.needed_by - 1):
+            spilled[group] += copy.bytes
+    held = max(group.bytes + group.carried_bytes - away for group, away in zip(plan.groups, spilled))
+    return min(plan.peak_bytes, held)
 
 
 def _plan_of(graph: tf.Graph, fetches: List, options: UnifiedOptions, compute: str) -> Plan:
