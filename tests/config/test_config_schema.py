@@ -74,11 +74,7 @@ def test_what_a_resumed_run_must_keep():
         "outputs.test_times",
         "outputs.train_times",
         "outputs.weights",
-        "unified.group_mb",
         "unified.prefetch_depth",
-        "unified.device_gb",
-        "unified.host_gb",
-        "unified.choice",
         "unified.spill_dir",
     }
     defaults = fixed_values()

@@ -9,7 +9,7 @@ from graph_tools.verify import verify
 from tf_um_patch.ops import load_ops
 from whole_slide_cnn.engines.direct import DirectEngine
 from whole_slide_cnn.engines.memory import engine_memory
-from whole_slide_cnn.engines.unified import UnifiedEngine, UnifiedOptions, step_plan
+from whole_slide_cnn.engines.unified import UnifiedEngine, UnifiedOptions, held_bytes, step_plan
 from whole_slide_cnn.errors import ConfigError
 from whole_slide_cnn.models.network import Network
 from whole_slide_cnn.sizes import Size
@@ -166,6 +166,16 @@ def test_recomputation_lowers_the_stated_memory():
     options["spill_dir"] = "."
     filed = engine_memory("unified", NETWORK, Size(1024, 1024), "float32", True, device_gb=0.05, **options)
     assert filed.total < less.total - 25e6
+
+
+@pytest.mark.parametrize("choice", ["greedy", "best"])
+@pytest.mark.parametrize("spill_dir", [None, "."])
+def test_every_choice_meets_the_budget(choice, spill_dir):
+    options = UnifiedOptions(strip_mb=1, group_mb=6, device_gb=0.024, choice=choice, spill_dir=spill_dir)
+    plan = step_plan(NETWORK, Size(512, 512), "float32", options)
+    assert held_bytes(plan) <= 24e6
+    assert bool(plan.evictions) == (spill_dir is not None)
+    assert plan.recomputes or plan.evictions
 
 
 def test_a_budget_that_no_choice_meets_is_refused():

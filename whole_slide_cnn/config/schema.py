@@ -155,7 +155,6 @@ class Unified(Section):
         "device has free.",
         4000.0,
         above=0,
-        may_change=True,
     )
     prefetch_depth: int = option(
         "How many groups ahead a tensor is fetched to the device; 0 fetches none.", 1, at_least=0, may_change=True
@@ -166,22 +165,18 @@ class Unified(Section):
         "paper does.",
         None,
         above=0,
-        may_change=True,
     )
     host_gb: Optional[float] = option(
         "Gigabytes of host memory for what leaves a GPU; null sets no limit. Without a GPU, of unified.spill_dir.",
         None,
         above=0,
-        may_change=True,
     )
     choice: str = option(
         "How to choose what leaves or is computed again for unified.device_gb: greedy, integer (an integer program; "
         "needs scipy 1.9), or best (whichever of these, and of keeping all, is predicted to be fastest).",
         "greedy",
         choices=CHOICES,
-        may_change=True,
     )
-
     spill_dir: Optional[str] = option(
         "Without a GPU: folder for files without names to which maps beyond unified.device_gb leave for a while; null "
         "meets that budget by computing again alone.",

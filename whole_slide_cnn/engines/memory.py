@@ -38,6 +38,12 @@ _HOLES = 0.1
 HOST_PARTS = _RUNTIME_BYTES + _READING_BYTES  # on the host whatever computes
 
 
+_REMEDIES = {
+    "streaming": "use a smaller streaming.window",
+    "unified": "give unified.device_gb a budget, or use engine: streaming",
+}
+
+
 @dataclass(frozen=True)
 class MemoryPlan:
     """Predicted peak memory of a run in bytes, above that of a process that has only loaded TensorFlow.
@@ -78,7 +84,7 @@ def check_memory(plan: MemoryPlan, limit_gb: Optional[float] = None, processes: 
         if processes > 1:
             owner += " for each of {} processes".format(processes)
     if available is not None and plan.total > available:
-        remedy = "use a smaller streaming.window" if plan.engine == "streaming" else "use engine: streaming"
+        remedy = _REMEDIES.get(plan.engine, "use engine: streaming")
         raise MemoryBudgetError(
             "engine {} needs {:.2f} GB of memory, and {} {:.2f} GB; {}".format(
                 plan.engine,
