@@ -138,7 +138,8 @@ def live_bytes(graph: OpGraph, life: Lifetimes) -> np.ndarray:
 def touched_bytes(graph: OpGraph, life: Lifetimes) -> Tuple[int, ...]:
     """Bytes that each operation reads and writes, in order: its storages, each once, and its workspace."""
     named = graph.by_name()
+    sizes = [storage.bytes for storage in life.storages]
     return tuple(
-        sum(life.storages[number].bytes for number in touched) + named[name].workspace_bytes
+        sum([sizes[number] for number in touched]) + named[name].workspace_bytes
         for name, touched in zip(life.order, life.touches)
     )

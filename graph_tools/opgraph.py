@@ -93,6 +93,13 @@ class OpGraph:
             _check_ref(ref, named, "the fetches name")
         stable_order(self)
 
+    @classmethod
+    def derived(cls, ops: Tuple[Op, ...], fetches: Tuple[TensorRef, ...]) -> "OpGraph":
+        """A graph that a pass made from a valid one in a way that keeps it valid: it is not checked again."""
+        graph = object.__new__(cls)
+        graph.__dict__.update(ops=ops, fetches=fetches)
+        return graph
+
     def by_name(self) -> Mapping[str, Op]:
         """Operations by name; the same mapping each time, since passes ask for it often: not to be changed."""
         if "_named" not in self.__dict__:

@@ -45,16 +45,21 @@ class GroupUse:
 
 def group_uses(graph: OpGraph, life: Lifetimes, groups: Sequence[Group]) -> Tuple[GroupUse, ...]:
     """Every use, by a group, of a storage that an earlier group made, in order; variables and constants left out."""
-    named, seen, uses = graph.by_name(), {}, []
+    named, holder, uses = graph.by_name(), life.holder, []
+    seen = [-1] * len(life.storages)
+    made = [storage.made >= 0 for storage in life.storages]
     for number, group in enumerate(groups):
         for name in group.ops:
-            for ref in named[name].inputs:
-                storage = life.holder[ref]
-                if seen.get(storage, number) < number and life.storages[storage].made >= 0:
-                    uses.append(GroupUse(storage, ref, seen[storage], number))
-                seen[storage] = number
-            for index in range(len(named[name].outputs)):
-                seen[life.holder[TensorRef(name, index)]] = number
+            op = named[name]
+            for ref in op.inputs:
+                storage = holder[ref]
+                last = seen[storage]
+                if last != number:
+                    if last >= 0 and made[storage]:
+                        uses.append(GroupUse(storage, ref, last, number))
+                    seen[storage] = number
+            for index in range(len(op.outputs)):
+                seen[holder[name, index]] = number
     return tuple(uses)
 
 

@@ -42,8 +42,11 @@ def copied_ref(ref: TensorRef, copies: Dict[str, int]) -> TensorRef:
     return TensorRef(copy_name(ref.op, copies[ref.op]), ref.index) if ref.op in copies else ref
 
 
-def with_recomputes(graph: OpGraph, recomputes: Sequence[Recompute]) -> OpGraph:
+def with_recomputes(graph: OpGraph, recomputes: Sequence[Recompute], check: bool = True) -> OpGraph:
     """The graph with copies of the recomputed operations, which their readers read.
+
+    Args:
+        check: whether to check that this is a graph; a pass that made the recomputations itself need not.
 
     Raises:
         PlanError: a recomputation names an operation that the graph does not have.
@@ -64,7 +67,7 @@ def with_recomputes(graph: OpGraph, recomputes: Sequence[Recompute]) -> OpGraph:
         for name in item.readers:
             op = ops[name]
             ops[name] = replace(op, inputs=tuple(again if ref == item.tensor else ref for ref in op.inputs))
-    return OpGraph(tuple(ops.values()), graph.fetches)
+    return (OpGraph if check else OpGraph.derived)(tuple(ops.values()), graph.fetches)
 
 
 def insert_copies(order: Sequence[str], recomputes: Sequence[Recompute]) -> Tuple[str, ...]:

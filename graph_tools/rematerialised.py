@@ -4,6 +4,8 @@ They differ in how much is left to the link. A first choice does not know how mu
 they are made; where they exceed the device, the choice is made again with so much less to hold.
 """
 
+import gc
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import NamedTuple, Sequence, Tuple
 
@@ -24,6 +26,7 @@ from graph_tools.simulate import Simulation, replay
 
 _ROUNDS = 4  # of choosing again
 _REFINEMENTS = 3  # of scheduling moves again
+_IDLE = 0.005  # part of a step that may be spent waiting
 
 
 class _Attempt(NamedTuple):
@@ -40,7 +43,7 @@ class _Attempt(NamedTuple):
     room: float = 1.0
 
 
-_ATTEMPTS = tuple(_Attempt(share, ahead) for share in (0.9, 0.6) for ahead in (0.1, 1.0))
+_ATTEMPTS = (_Attempt(0.9, 0.1), _Attempt(0.9, 1.0), _Attempt(0.6, 0.1))
 _ROOMS = (1.0, 0.95, 0.9, 0.8, 0.7)  # where what was planned for all of the device does not fit
 
 
@@ -56,7 +59,21 @@ def rematerialised(graph: OpGraph, order: str, limit: int, machine: Machine, sma
         BudgetError: no plan fits the device and the host.
     """
     ordered = choose_order(graph, "demand" if order == "auto" else order)
-    return _Search(graph, ordered, limit, machine, smallest).run()
+    with _no_collection():
+        return _Search(graph, ordered, limit, machine, smallest).run()
+
+
+@contextmanager
+def _no_collection():
+    """Keep Python's collector from walking through millions of tuples, none in a circle, again and again: a third of
+    the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class _Search:
@@ -70,8 +87,8 @@ class _Search:
         best, refused = None, None
         attempts = _ATTEMPTS if self._machine.host_bytes else ()
         for attempt in attempts + tuple(_Attempt(room=room) for room in _ROOMS):
-            if best is not None and attempt.room < 1:
-                break  # something fits
+            if best is not None and (attempt.link_share == 0 or best.result.stall_seconds < _IDLE * best.seconds):
+                break  # less to move would only be more to compute
             try:
                 found = self._best_of(attempt)
             except BudgetError as error:
@@ -79,8 +96,6 @@ class _Search:
                 continue
             if best is None or found.seconds < best.seconds:
                 best = found
-            if not found.copied.recomputes:
-                break  # nothing has to be made again, however much is moved
         if best is None:
             raise refused
         return self._refined(best).plan
@@ -159,7 +174,7 @@ class _Copied:
 
     def __init__(self, graph: OpGraph, order: Sequence[str], recomputes: Tuple[Recompute, ...], machine: Machine):
         self.recomputes = recomputes
-        self.graph, self.names = with_recomputes(graph, recomputes), insert_copies(order, recomputes)
+        self.graph, self.names = with_recomputes(graph, recomputes, check=False), insert_copies(order, recomputes)
         self.life = lifetimes(self.graph, self.names)
         self.held = held_pages(self.graph, self.life, machine) * machine.page_bytes
         self.peak_bytes = int(live_bytes(self.graph, self.life).max(initial=0))
