@@ -33,9 +33,9 @@ def work_of(options, engine: str, side: int):
 def predict(options) -> dict:
     """Bytes and seconds of all engines and sizes."""
     from whole_slide_cnn.planning.estimate import estimate
-    from whole_slide_cnn.planning.targets import HOST, target_of
+    from whole_slide_cnn.planning.targets import HOST, measured, target_of
 
-    target = target_of(HOST, measure=work_of(options, "direct", options.sizes[0]))
+    target = measured(target_of(HOST, options.compute), work_of(options, "direct", options.sizes[0]))
     found = {}
     for engine in options.engines:
         for side in options.sizes:

@@ -46,6 +46,12 @@ def memory_fraction() -> Optional[float]:
         raise OptionError("{}={} is no number: unset it".format(FRACTION_VARIABLE, text)) from None
 
 
+def exceeds_device() -> bool:
+    """Whether this process was started by ``run``, so that what it allocates may exceed its GPU."""
+    preloaded = os.environ.get("LD_PRELOAD", "").replace(":", " ").split()
+    return memory_fraction() is not None or any("libtfum" in os.path.basename(path) for path in preloaded)
+
+
 def _parser():
     parser = argparse.ArgumentParser(
         prog="python -m tf_um_patch run",

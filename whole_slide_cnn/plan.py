@@ -82,25 +82,41 @@ def main(arguments):
     options = parser().parse_args(arguments)
     from whole_slide_cnn.config import load_config
     from whole_slide_cnn.planning import targets
-    from whole_slide_cnn.planning.estimate import estimate
-    from whole_slide_cnn.planning.recommend import recommend, table
+    from whole_slide_cnn.planning.recommend import recommend
 
     config = load_config(options.config, options.set)
     work = targets.work_of(config, not options.predict, options.tissue)
     given = targets.Overrides(
         options.device_memory, options.host_memory, **{name: getattr(options, name) for name, _ in _RATES}
     )
-    plans, nothing_fits = [], False
-    for name in options.device or [None]:
-        target = targets.target_of(name, given, work if options.measure else None)
-        estimates = estimate(work, target)
-        print(table(work, target, estimates) + "\n", flush=True)
-        best = recommend(work, estimates)
-        nothing_fits |= best.estimate is None
-        plans.append(targets.plan_json(work, target, estimates, best))
+    machines = [targets.target_of(name, work.compute, given, config.memory_gb) for name in options.device or [None]]
+    if options.measure:
+        machines = [targets.measured(target, work) for target in machines]
+    plans = []
+    for target in machines:
+        estimates = _show(work, target)
+        plans.append(targets.plan_json(work, target, estimates, recommend(work, estimates)))
     if options.json:
         write_text(options.json, json.dumps(plans, indent=2) + "\n")
-    return 1 if nothing_fits else 0
+    return 0 if all(plan["recommended"] for plan in plans) else 1
+
+
+def _show(work, target):
+    """Print a plan, each row as soon as it is known; returns its estimates."""
+    from dataclasses import replace
+
+    from whole_slide_cnn.planning.estimate import HALF, estimate
+    from whole_slide_cnn.planning.recommend import conclusion, heading, row
+
+    print(heading(work, target), flush=True)
+    found = []
+    halves = target.gpu and work.compute == "float32"
+    for part in [(work, ("direct", "streaming", "unified"))] + [(replace(work, compute=HALF), ("unified",))] * halves:
+        for item in estimate(part[0], target, engines=part[1]):
+            found.append(item)
+            print(row(item), flush=True)
+    print("\n" + conclusion(work, target, found) + "\n", flush=True)
+    return found
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def train(config, resume=False, overwrite=False, group=None):
     network, folder = setup.make_network(config), config.result_dir
     begun = None
     if group.rank == 0:
-        begun = _begin(config, network, resume, overwrite, group)
+        begun = _begin(config, network, resume, overwrite, group, sum(size for _, size in extra_memory))
     config, state, resumed = group.broadcast(begun)
     del begun
     optimiser = setup.make_optimiser(config)
@@ -71,7 +71,7 @@ def train(config, resume=False, overwrite=False, group=None):
     group.say("best checkpoint: {}".format(os.path.join(folder, run_folder.BEST)))
 
 
-def _begin(config, network, resume, overwrite, group):
+def _begin(config, network, resume, overwrite, group, others):
     """Ready the result folder: the settled configuration, and the state and progress to go on from, or None twice."""
     from whole_slide_cnn.provenance import write_provenance, write_resumption
     from whole_slide_cnn.training import run_folder, setup
@@ -79,7 +79,7 @@ def _begin(config, network, resume, overwrite, group):
     folder = config.result_dir
     if resume:
         config = run_folder.with_engine_of_run(config, network)
-    config = setup.settle(config, training=True, processes=group.local_size)
+    config = setup.settle(config, training=True, processes=group.local_size, others=others)
     state, resumed = run_folder.begin(config, network, resume, overwrite, group.size) or (None, None)
     for path in (os.path.join(folder, "config.yaml"), config.outputs.config):
         if path is not None:

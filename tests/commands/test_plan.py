@@ -34,7 +34,7 @@ def test_what_differs_from_the_table(planned, tmp_path):
     options = "--device-memory", "6MB", "--host-memory", "1GB", "--copy-rate", "1e9", "--half-flops", "2e12"
     outcome = planned("--device", "t4", *options, "--predict", "--tissue", "0.5", "--json", tmp_path / "plan.json")
     (found,) = json.loads((tmp_path / "plan.json").read_text())
-    assert outcome.code == (0 if found["recommended"] else 1)
+    assert outcome.code == 0 and found["recommended"] == "direct"
     assert found["target"]["device_bytes"] == 6 * 10**6 and found["target"]["host_bytes"] == 9 * 10**8
     assert (found["target"]["copy_rate"], found["target"]["half_flops"]) == (1e9, 2e12)
     assert (found["training"], found["tissue"]) == (False, 0.5)
@@ -42,7 +42,20 @@ def test_what_differs_from_the_table(planned, tmp_path):
 
 def test_where_nothing_fits_the_exit_code_says_so(planned):
     outcome = planned("--device", "V100-32GB", "--device-memory", "1MB", "--host-memory", "1MB")
-    assert outcome.code == 1 and "nothing fits: direct does not fit (" in outcome.stdout
+    assert outcome.code == 1 and "nothing fits in float32: direct does not fit (" in outcome.stdout
+
+
+def test_memory_that_the_configuration_allows(planned):
+    outcome = planned("--device", "V100-32GB", "--set", "memory_gb=1.5")
+    assert "on V100-32GB: device 1.5 GB, host 1.5 GB for a run" in outcome.stdout
+
+
+def test_a_gpu_that_is_not_in_the_table(planned, monkeypatch):
+    from whole_slide_cnn.planning import targets
+    from whole_slide_cnn.planning.devices import Card
+
+    monkeypatch.setattr(targets, "first_card", lambda: Card("NVIDIA A10", 24 * 10**9, 23 * 10**9))
+    assert "NVIDIA A10 with 24.0 GB, is not in the table; name one like it by --device" in planned().sentence()
 
 
 def test_measuring_a_step_here(planned, monkeypatch):
@@ -62,6 +75,11 @@ def test_the_known_gpus(call):
     [
         (("--device", "V1000"), "unknown device 'V1000' (known: "),
         (("--device", "T4", "--device-memory", "much"), "--device-memory: 'much' is not a size in bytes"),
+        (
+            ("--device", "T4", "--measure"),
+            "--measure times a step on this machine's processor; use it with --device host",
+        ),
+        (("--device", "host", "--device", "V1000"), "unknown device 'V1000' (known: "),
         (("--device", "host", "--device-memory", "8GB"), "--device-memory is that of a GPU; name one with --device"),
         (("--tissue", "2"), "a tissue share of 2.0 is none; give more than 0 and at most 1"),
         (("--set", "unified.strip_mb=0.001"), "use a larger unified.strip_mb"),

@@ -24,28 +24,42 @@ from whole_slide_cnn.planning import devices
         ("NVIDIA L4, 23034", "L4"),
         ("NVIDIA GeForce RTX 3060, 12288", None),  # not in the table
         ("NVIDIA A100-SXM4-80GB MIG 1g.10gb, 9728", None),  # a part of one
-        ("nonsense", None),
+        ("nonsense, 16384", None),
     ],
 )
 def test_a_gpu_is_recognised_by_its_name_and_memory(line, name):
-    assert devices.match_gpu(line) == name
+    words, mebibytes = line.rsplit(", ", 1)
+    assert devices.match_gpu(devices.Card(words, int(mebibytes) * 2**20, 0)) == name
 
 
-def test_the_first_gpu_of_this_machine(monkeypatch):
+def test_the_first_gpu_that_this_process_may_use(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(devices.shutil, "which", lambda name: None)
-    assert devices.detect_gpu() is None
+    assert devices.first_card() is None
     monkeypatch.setattr(devices.shutil, "which", lambda name: "/usr/bin/" + name)
-    said = b"Tesla V100-SXM2-32GB, 32510\nTesla T4, 15360\n"
-    monkeypatch.setattr(devices.subprocess, "run", lambda *a, **k: subprocess.CompletedProcess(a, 0, said))
-    assert devices.detect_gpu() == "V100-32GB"
-    said = b""  # a driver that answers nothing
-    assert devices.detect_gpu() is None
+    said, asked = [b"Tesla V100-SXM2-32GB, 32510, 20000\nTesla T4, 15360, 15000\n"], []
+
+    def run(query, **options):
+        asked.append(query)
+        return subprocess.CompletedProcess(query, 0, said[0])
+
+    monkeypatch.setattr(devices.subprocess, "run", run)
+    assert devices.first_card() == ("Tesla V100-SXM2-32GB", 32510 * 2**20, 20000 * 2**20)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,1")
+    devices.first_card()
+    assert asked[-1][-1] == "--id=3"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    assert devices.first_card() is None and len(asked) == 2
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    for answer in (b"", b"No devices were found\n", b"NVIDIA X, [N/A], [N/A]\n"):
+        said[0] = answer
+        assert devices.first_card() is None
 
     def fail(*arguments, **options):
         raise subprocess.TimeoutExpired("nvidia-smi", 20)
 
     monkeypatch.setattr(devices.subprocess, "run", fail)
-    assert devices.detect_gpu() is None
+    assert devices.first_card() is None
 
 
 def test_names_of_the_table():
@@ -61,3 +75,12 @@ def test_a_machine_has_less_than_the_data_sheet_says():
     assert machine.copy_rate == 10.3e9 and machine.on_demand_rate == 3.6e9  # as the paper measured them
     assert machine.float32_flops < 15.7e12 and machine.half_flops < 125e12 and machine.memory_rate < 900e9
     assert devices.machine_of(devices.GPUS["H100-80GB"], 10**12).copy_rate == 4 * machine.copy_rate
+
+
+def test_rates_of_types_that_a_gpu_computes_slowly_or_not_at_all():
+    v100, rtx = devices.GPUS["V100-32GB"], devices.GPUS["RTX-4090"]
+    single = devices.machine_of(v100, 10**11)
+    assert devices.machine_of(v100, 10**11, "float64").float32_flops == single.float32_flops / 2
+    assert devices.machine_of(v100, 10**11, "bfloat16").half_flops == single.float32_flops
+    assert devices.machine_of(v100, 10**11, "float16").half_flops == single.half_flops
+    assert devices.machine_of(rtx, 10**11, "bfloat16").half_flops == devices.machine_of(rtx, 10**11).half_flops

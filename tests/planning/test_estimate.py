@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import yaml
 
 from whole_slide_cnn.engines import ENGINES
 from whole_slide_cnn.engines.streaming import StreamingEngine
@@ -11,15 +12,28 @@ from whole_slide_cnn.engines.unified import UnifiedOptions
 from whole_slide_cnn.errors import ConfigError
 from whole_slide_cnn.models.network import Network
 from whole_slide_cnn.planning.devices import GPUS, machine_of
-from whole_slide_cnn.planning.estimate import HALF, VARIANTS, Target, Work, estimate, streaming_windows
+from whole_slide_cnn.planning.estimate import HALF, SCHEDULES, Target, Work, configured, estimate, streaming_windows
 from whole_slide_cnn.planning.rates import host_machine
-from whole_slide_cnn.planning.recommend import label, readable_seconds, recommend, sentence, settings, table
+from whole_slide_cnn.planning.recommend import (
+    conclusion,
+    heading,
+    label,
+    readable_seconds,
+    recommend,
+    row,
+    sentence,
+    settings,
+)
+from whole_slide_cnn.planning.targets import work_of
 from whole_slide_cnn.sizes import Size
 from whole_slide_cnn.slides.canvas import ArrayCanvas
 
 NETWORK = Network("tiny", "gmp", "softmax", 2)
 V100 = machine_of(GPUS["V100-32GB"], 768 * 10**9)
 WORK = Work(NETWORK, Size(2048, 2048), unified=UnifiedOptions(strip_mb=16, group_mb=100))
+
+
+ENGINE_PAIR = ("direct", "streaming")
 
 
 def on(**changed):
@@ -31,19 +45,24 @@ def by_label(found):
 
 
 def test_every_engine_is_estimated():
-    found = estimate(WORK, on())
+    found = tuple(estimate(WORK, on()))
     assert {item.engine for item in found} == set(ENGINES)
-    assert len(found) == 2 + 2 * len(VARIANTS)  # unified in float32 and in half precision
+    assert len(found) == 2 + len(SCHEDULES)
     assert all(item.fits and item.seconds > 0 and item.device_bytes > 0 for item in found)
     assert recommend(WORK, found).estimate.engine == "direct"  # all of it fits
 
 
+@pytest.mark.parametrize("pooling", ["gmp", "gap"])
+def test_of_equal_times_the_simpler_engine_is_taken(pooling):
+    work = replace(WORK, network=replace(NETWORK, pooling=pooling))
+    found = tuple(estimate(work, on()))
+    assert min(found, key=lambda item: item.seconds).seconds < 1.05 * found[0].seconds
+    assert recommend(work, found).estimate.engine == "direct"
+
+
 def test_memory_and_time_of_direct_grow_with_the_area_and_streaming_stays():
     small, large = (
-        {
-            item.engine: item
-            for item in estimate(replace(WORK, canvas=Size(s, s)), on(), engines=("direct", "streaming"))
-        }
+        {item.engine: item for item in estimate(replace(WORK, canvas=Size(s, s)), on(), engines=ENGINE_PAIR)}
         for s in (4096, 8192)
     )
     assert large["direct"].device_bytes == pytest.approx(4 * small["direct"].device_bytes, rel=0.02)
@@ -55,43 +74,74 @@ def test_memory_and_time_of_direct_grow_with_the_area_and_streaming_stays():
 def test_paging_costs_time_and_each_step_of_the_schedule_wins_some():
     whole = by_label(estimate(WORK, on(), engines=("unified",)))
     needed = whole["unified + plain", "float32"].device_bytes
-    tight = by_label(estimate(WORK, on(device_bytes=int(0.4 * needed), page_bytes=2**16), engines=("unified",)))
-    seconds = [tight["unified + " + name, "float32"].seconds for name, _ in VARIANTS]
-    assert seconds == sorted(seconds, reverse=True) and seconds[2] < 0.9 * seconds[0]
-    assert tight["unified + plain", "float32"].seconds > 1.5 * whole["unified + plain", "float32"].seconds
-    assert tight["unified + plain", HALF].host_bytes < tight["unified + plain", "float32"].host_bytes
+    cramped = on(device_bytes=int(0.4 * needed), page_bytes=2**16)
+    tight = by_label(estimate(WORK, cramped, engines=("unified",)))
+    seconds = [tight["unified + " + item.name, "float32"].seconds for item in SCHEDULES]
+    assert seconds == sorted(seconds, reverse=True)
+    assert seconds[2] < 0.9 * seconds[0] and seconds[3] < 0.9 * seconds[2]
+    assert seconds[0] > 1.5 * whole["unified + plain", "float32"].seconds
+    half = by_label(estimate(replace(WORK, compute=HALF), cramped, engines=("unified",)))
+    assert half["unified + plain", HALF].host_bytes < tight["unified + plain", "float32"].host_bytes
     assert tight["unified + plain", "float32"].device_bytes <= 0.4 * needed
 
 
-def test_what_cannot_fit_says_why():
-    found = by_label(estimate(WORK, on(device_bytes=60 * 10**6, host_bytes=10**6), halves=False))
-    assert "device memory and there are 0.1; use streaming" in found["direct", "float32"].reason
+def test_what_cannot_fit_says_why_and_how_much_it_needs():
+    tight = on(device_bytes=60 * 10**6, host_bytes=10**6)
+    found = by_label(estimate(WORK, tight))
+    assert "device memory and 0.060 GB are free for it; use streaming" in found["direct", "float32"].reason
     assert found["streaming", "float32"].reason.endswith("use a smaller streaming.window")
-    assert "the host has 1 MB" in found["unified + plain", "float32"].reason
+    plain = found["unified + plain", "float32"]
+    assert "of host memory and 0.001 GB are free for it" in plain.reason and plain.host_bytes > 10**8
     best = recommend(WORK, list(found.values()))
-    assert best.estimate is None and best.reason.startswith("nothing fits: direct does not fit (")
-    assert best.reason in table(WORK, on(), list(found.values()))
-    weightless = estimate(WORK, on(device_bytes=10**6), halves=False, engines=("unified",))
-    assert "device memory for weights alone" in weightless[0].reason
+    assert best.estimate is None and best.reason.startswith("nothing fits in float32: direct does not fit (")
+    assert best.reason in conclusion(WORK, tight, list(found.values()))
+    for item in estimate(WORK, on(device_bytes=10**6)):
+        assert "device memory for the weights alone" in item.reason
+
+
+def test_half_precision_is_named_where_it_alone_fits():
+    full, half = (
+        tuple(estimate(replace(WORK, compute=compute), on(), (SCHEDULES[2],), ("unified",)))
+        for compute in ("float32", HALF)
+    )
+    refused = tuple(replace(item, reason="too large") for item in full)
+    assert recommend(WORK, refused + half).reason == (
+        "nothing fits in float32: unified does not fit (too large); unified + groups, prefetch in float16 fits: set "
+        "model.compute: float16"
+    )
+
+
+def test_schedules_that_are_there_to_compare_are_not_recommended():
+    found = tuple(estimate(WORK, on(), SCHEDULES[:2], ("unified",)))
+    assert all(item.fits for item in found) and recommend(WORK, found).estimate is None
 
 
 def test_tensors_past_the_limit_are_planned_and_refused():
     work = replace(WORK, network=Network("fixup_resnet50", "gmp", "softmax", 2), canvas=Size(12000, 12000))
-    direct, streaming = estimate(work, on(device_bytes=10**13), engines=("direct", "streaming"))
+    direct, streaming = estimate(work, on(device_bytes=10**13), engines=ENGINE_PAIR)
     assert "2^31" in direct.reason and direct.device_bytes > 200e9 and direct.seconds > 0
     best = recommend(work, [direct, streaming])
     assert best.estimate is streaming and "direct does not fit (tensor " in best.reason
+    (windows,) = estimate(replace(work, window=12000), on(device_bytes=10**13), engines=("streaming",))
+    assert "2^31" in windows.reason and windows.reason.endswith("use a smaller streaming.window")
 
 
 def test_without_a_gpu_all_memory_is_the_hosts():
     target = Target("this machine", host_machine(10**10), False)
-    found = estimate(WORK, target)
+    found = tuple(estimate(WORK, target))
     assert [item.engine for item in found] == ["direct", "streaming", "unified"]
     assert all(item.device_bytes == 0 and 10**7 < item.host_bytes < 10**10 for item in found)
     refused = estimate(WORK, Target("this machine", host_machine(10**8), False))
     assert all("of host memory" in item.reason for item in refused)
     slower = estimate(WORK, replace(target, time_scale=2.0))
     assert [item.seconds for item in slower] == [2 * item.seconds for item in found]
+
+
+def test_computing_maps_again_takes_less_memory_and_more_time():
+    target = Target("this machine", host_machine(10**10), False)
+    work = replace(WORK, unified=replace(WORK.unified, device_gb=0.25))
+    (kept,), (again,) = (tuple(estimate(item, target, engines=("unified",))) for item in (WORK, work))
+    assert again.fits and again.host_bytes < 0.8 * kept.host_bytes and again.seconds > kept.seconds
 
 
 @pytest.mark.parametrize("tissue", [0.05, 0.3, 1.0])
@@ -110,22 +160,47 @@ def test_windows_are_those_that_the_engine_computes(tissue):
     assert sum(areas) > tissue * 1024 * 1536
 
 
-def test_less_tissue_takes_less_time_and_average_pooling_more():
+def test_less_tissue_takes_less_time_and_average_pooling_computes_every_window_again():
     def seconds(**changed):
-        return estimate(replace(WORK, **changed), on(), engines=("streaming",))[0].seconds
+        (found,) = estimate(replace(WORK, **changed), on(), engines=("streaming",))
+        return found.seconds
 
     assert seconds(tissue=0.1) < 0.5 * seconds(tissue=1.0)
     assert seconds(training=False) < 0.5 * seconds()
+    many = {"canvas": Size(8192, 8192), "window": 128}  # far more windows than channels
+    assert seconds(network=replace(NETWORK, pooling="gap"), **many) > 1.5 * seconds(**many)
     with pytest.raises(ConfigError, match="a tissue share of 1.5 is none"):
         replace(WORK, tissue=1.5)
 
 
+def test_the_configured_schedule_is_that_of_the_engine():
+    assert configured(UnifiedOptions(group_mb=7, prefetch_depth=2)).limit(10**12) == 7 * 10**6
+    assert configured(UnifiedOptions(device_gb=None, choice="best")).choice == "keep"
+    assert configured(UnifiedOptions(device_gb=1.0, choice="best")).choice == "best"
+
+
 def test_what_a_user_reads():
-    found = estimate(WORK, on(), halves=False)
-    text = table(WORK, on(), found)
-    assert "canvas 2048 x 2048 px, tiny, float32, training; 100 % tissue" in text
-    assert text.count("\n") >= len(found) + 5 and "recommended: direct (the fastest that fits; " in text
-    assert "  engine: direct" in text
-    assert settings(WORK, on(), found[-1]) == ("engine: unified", "unified: {strip_mb: 16, group_mb: 16414}")
+    found = tuple(estimate(WORK, on()))
+    assert "canvas 2048 x 2048 px, tiny, float32, training; 100 % tissue" in heading(WORK, on())
+    assert row(found[0]).startswith("direct ") and row(found[0]).endswith("  yes")
+    assert "recommended: direct (the fastest that fits; " in conclusion(WORK, on(), found)
+    assert conclusion(WORK, on(), found).endswith("  engine: direct")
+    assert "python -m tf_um_patch run" in conclusion(WORK, on(), found[-1:])
     assert sentence(found[0], on()).startswith("plan for a GPU: device memory ")
     assert [readable_seconds(value) for value in (0.5, 119, 600, 9000)] == ["0.5 s", "119 s", "10.0 min", "2.5 h"]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES[2:])
+def test_the_recommended_keys_give_the_estimated_schedule(schedule, slide_set, tmp_path):
+    """Set in a configuration, they are what a run is planned with."""
+    target = on(device_bytes=120 * 10**6)
+    (found,) = estimate(WORK, target, (schedule,), ("unified",))
+    engine, unified = (yaml.safe_load(line) for line in settings(WORK, found))
+    given = ["unified.{}={}".format(key, value) for key, value in unified["unified"].items()]
+    config = slide_set.config(tmp_path, "engine={}".format(engine["engine"]), "data.canvas=2048", *given)
+    work = work_of(config, True)
+    again = configured(work.unified)
+    assert (again.depth, again.choice) == (schedule.depth, schedule.choice)
+    assert again.limit(0) == pytest.approx(found.group_bytes, abs=10**6)
+    (planned,) = estimate(work, target, (again,), ("unified",))
+    assert planned.fits and planned.seconds == pytest.approx(found.seconds, rel=0.05)

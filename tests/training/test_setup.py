@@ -8,9 +8,9 @@ from whole_slide_cnn.engines.memory import engine_memory
 from whole_slide_cnn.errors import ManifestError, MemoryBudgetError, WeightsError
 from whole_slide_cnn.models.network import Network
 from whole_slide_cnn.models.weights import save_weights
-from whole_slide_cnn.planning import auto
-from whole_slide_cnn.planning.estimate import estimate
-from whole_slide_cnn.planning.targets import work_of
+from whole_slide_cnn.planning import auto, targets
+from whole_slide_cnn.planning.devices import CONTEXT_BYTES, Card
+from whole_slide_cnn.planning.estimate import configured, estimate
 from whole_slide_cnn.training import setup
 from whole_slide_cnn.training.checkpoint import save_checkpoint
 
@@ -81,8 +81,8 @@ def test_auto_is_streaming_where_memory_is_unknown(slide_set, tmp_path, monkeypa
     assert settled(config)[0].engine == "streaming"
     monkeypatch.setattr(auto, "free_host_memory", lambda: 10**15)
     monkeypatch.setattr(auto, "has_gpu", lambda: True)
-    monkeypatch.setattr(auto, "detect_gpu", lambda: None)  # host memory says nothing about that of an unknown GPU
-    assert settled(config)[0].engine == "streaming"
+    monkeypatch.setattr(auto, "first_card", lambda: Card("NVIDIA Unheard-of", 10**11, 10**11))
+    assert settled(config)[0].engine == "streaming"  # host memory says nothing about that of an unknown GPU
 
 
 def test_auto_is_streaming_where_a_tensor_would_be_too_large(slide_set, tmp_path):
@@ -90,16 +90,52 @@ def test_auto_is_streaming_where_a_tensor_would_be_too_large(slide_set, tmp_path
     assert settled(config)[0].engine == "streaming"
 
 
-def test_auto_on_a_gpu_takes_what_fits_it(slide_set, tmp_path, monkeypatch):
-    """As the planner has it for the GPU's name; its memory can be limited."""
+@pytest.fixture
+def gpu(monkeypatch):
+    """As if this machine had a V100: a function that gives it so many bytes of free memory."""
+
+    def give(free=33 * 10**9):
+        for module in (auto, targets):
+            monkeypatch.setattr(module, "first_card", lambda: Card("Tesla V100-SXM2-32GB", 34 * 10**9, free))
+
     monkeypatch.setattr(auto, "has_gpu", lambda: True)
-    monkeypatch.setattr(auto, "detect_gpu", lambda: "V100-32GB")
-    assert settled(slide_set.config(tmp_path, "engine=auto"))[0].engine == "direct"
+    give()
+    return give
+
+
+def needed_on_gpu(config, engine):
+    work = targets.work_of(config, True)
+    (found,) = estimate(work, auto.run_target(config), (configured(work.unified),), (engine,))
+    return found.device_bytes
+
+
+def test_auto_on_a_gpu_takes_what_fits_it(slide_set, tmp_path, gpu):
+    """As the planner has it for the GPU's name; its memory can be limited, and what others use is not there."""
     config = slide_set.config(tmp_path, "engine=auto")
-    (direct,) = estimate(work_of(config, True), auto.run_target(config), engines=("direct",))
-    limit = "memory_gb={}".format(0.99 * direct.device_bytes / 1e9)
-    found, said = settled(slide_set.config(tmp_path, "engine=auto", limit))
-    assert found.engine != "direct" and "direct does not fit (needs " in said[0]
+    assert settled(config)[0].engine == "direct"
+    needed = needed_on_gpu(config, "direct")
+    limited = slide_set.config(tmp_path, "engine=auto", "memory_gb={}".format(0.99 * needed / 1e9))
+    found, said = settled(limited)
+    assert found.engine == "streaming" and "direct does not fit (needs " in said[0]
+    gpu(int(0.99 * needed) + CONTEXT_BYTES)
+    assert settled(config)[0].engine == "streaming"
+
+
+def test_auto_takes_unified_only_where_memory_may_exceed_the_gpu(slide_set, tmp_path, gpu, monkeypatch):
+    config = slide_set.config(tmp_path, "engine=auto", "data.canvas=4096", "streaming.window=128", "unified.group_mb=500")
+    gpu(int(0.95 * needed_on_gpu(config, "direct")) + CONTEXT_BYTES)
+    assert settled(config)[0].engine == "streaming"
+    monkeypatch.setenv("LD_PRELOAD", "/cache/libtfum.so")
+    assert settled(config)[0].engine == "unified"
+
+
+def test_a_run_that_does_not_fit_its_gpu_is_refused(slide_set, tmp_path, gpu):
+    config = slide_set.config(tmp_path, "engine=direct")
+    gpu(int(0.99 * needed_on_gpu(config, "direct")) + CONTEXT_BYTES)
+    said = []
+    with pytest.raises(MemoryBudgetError, match="engine direct: needs .* GB of device memory and .* use streaming"):
+        setup.make_engine(config, NETWORK, setup.make_optimiser(config), said.append)
+    assert len(said) == 1 and said[0].startswith("plan for V100-32GB: device memory ")
 
 
 def test_what_is_decided_already_stays_and_is_not_mentioned(slide_set, tmp_path):

@@ -12,7 +12,7 @@ POOLINGS = ("gmp", "gap")
 ACTIVATIONS = ("softmax", "sigmoid")
 COMPUTE_TYPES = ("float32", "float64", "bfloat16", "float16")
 ENGINES = ("auto", "direct", "streaming", "unified")
-CHOICES = ("greedy", "integer", "best")
+CHOICES = ("remat", "greedy", "integer", "best")
 READERS = ("auto", "openslide", "image")
 OPTIMIZERS = ("adam", "adamw")
 WEIGHT_EXTENSIONS = (".h5", ".hdf5")
@@ -172,9 +172,10 @@ class Unified(Section):
         above=0,
     )
     choice: str = option(
-        "How to choose what leaves or is computed again for unified.device_gb: greedy, integer (an integer program; "
-        "needs scipy 1.9), or best (whichever of these, and of keeping all, is predicted to be fastest).",
-        "greedy",
+        "How to choose what leaves or is computed again for unified.device_gb: remat (whole runs of layers from shared "
+        "copies), greedy or integer (single maps; the latter needs scipy 1.9), or best (whichever of these, and of "
+        "keeping all, is predicted to be fastest).",
+        "remat",
         choices=CHOICES,
     )
     spill_dir: Optional[str] = option(

@@ -23,6 +23,7 @@ from graph_tools.extract import extract
 from graph_tools.machine import Machine
 from graph_tools.plan import Plan
 from graph_tools.planner import make_plan
+from tf_um_patch.launch import exceeds_device, memory_fraction
 from tf_um_patch.ops import load_ops
 from whole_slide_cnn.engines.base import Engine, Prediction, has_gpu, unrolls_patches
 from whole_slide_cnn.errors import ConfigError
@@ -54,7 +55,7 @@ class UnifiedOptions:
         host_gb: gigabytes of host memory for what is moved out of a GPU; None sets no limit. Without a GPU there is one
             memory: nothing is moved, only recomputed, unless there is a folder to move to.
         spill_dir: without a GPU, folder of the files to which tensors are moved, up to ``host_gb``.
-        choice: how it is chosen what is moved or recomputed: ``greedy``, ``integer`` or ``best`` (see
+        choice: how it is chosen what is moved or recomputed: ``remat``, ``greedy``, ``integer`` or ``best`` (see
             :func:`graph_tools.planner.make_plan`).
     """
 
@@ -63,7 +64,7 @@ class UnifiedOptions:
     prefetch_depth: int = 1
     device_gb: Optional[float] = None
     host_gb: Optional[float] = None
-    choice: str = "greedy"
+    choice: str = "remat"
     spill_dir: Optional[str] = None
 
     def machine(self) -> Optional[Machine]:
@@ -74,6 +75,11 @@ class UnifiedOptions:
         if has_gpu():
             return Machine(int(self.device_gb * GB), host)
         return Machine(int(self.device_gb * GB), host if self.spill_dir else 0, **_CPU)
+
+
+def can_exceed_device() -> bool:
+    """Whether what this process allocates may exceed its GPU: it was started by ``python -m tf_um_patch run``."""
+    return exceeds_device()
 
 
 class UnifiedEngine(Engine):
@@ -144,7 +150,11 @@ class UnifiedEngine(Engine):
         )
 
     def _session_config(self) -> tf.ConfigProto:
-        return ordered_session_config(super()._session_config())
+        config = ordered_session_config(super()._session_config())
+        fraction = memory_fraction()
+        if fraction is not None and has_gpu():  # TensorFlow's own managed memory, where the shim could not be built
+            config.gpu_options.per_process_gpu_memory_fraction = fraction
+        return config
 
     def predict(self, canvas: Canvas, label: Optional[int] = None) -> Prediction:
         loss, probabilities = self._session.run(self._predicted, self._feed(canvas, 0 if label is None else label))
@@ -211,12 +221,18 @@ def held_bytes(plan: Plan) -> int:
     return min(plan.peak_bytes, held)
 
 
+def order_of(choice: str, on_gpu: Optional[bool] = None) -> str:
+    """The order to plan: the graph's own, as in the paper, where everything is kept on a GPU; what the choice takes or
+    what holds least elsewhere. An order that holds less may page far more."""
+    return "topological" if choice == "keep" and (has_gpu() if on_gpu is None else on_gpu) else "auto"
+
+
 def _plan_of(graph: tf.Graph, fetches: List, options: UnifiedOptions, compute: str) -> Plan:
     machine = options.machine()
     choice = "keep" if machine is None else options.choice
     try:
         ops = extract(graph, fetches, workspace_limit=_UNLIMITED if unrolls_patches(compute) else 0)
-        return make_plan(ops, int(options.group_mb * MB), depth=options.prefetch_depth, choice=choice, machine=machine)
+        return make_plan(ops, int(options.group_mb * MB), order_of(choice), options.prefetch_depth, choice, machine)
     except BudgetError as error:
         raise ConfigError(
             "engine unified: no choice of tensors brings the step under unified.device_gb, {:g} ({}); give more, use "

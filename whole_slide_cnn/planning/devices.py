@@ -3,10 +3,11 @@
 All assumptions of the planner about hardware are here. None of them is fitted to a published row.
 """
 
+import os
 import shutil
 import subprocess
 from dataclasses import dataclass
-from typing import Dict, Optional
+from typing import Dict, NamedTuple, Optional
 
 from graph_tools.machine import Machine
 from whole_slide_cnn.errors import ConfigError
@@ -36,9 +37,11 @@ class Gpu:
     Attributes:
         gib: memory in GiB, which data sheets call GB.
         float32_tflops: 10^12 multiplications and additions per second in float32, without TF32.
-        half_tflops: the same in float16 (bfloat16 where the GPU has it), sums in float32, dense.
+        half_tflops: the same in float16, sums in float32, dense.
         memory_gbs: 10^9 bytes per second of its memory.
         pcie: generation of its link to the host, 16 lanes.
+        float64_share: rate in float64 over that in float32.
+        bfloat16: whether it computes in bfloat16, at the rate of float16.
     """
 
     gib: float
@@ -46,24 +49,26 @@ class Gpu:
     half_tflops: float
     memory_gbs: float
     pcie: int
+    float64_share: float
+    bfloat16: bool
 
 
 GPUS: Dict[str, Gpu] = {
-    "P100-16GB": Gpu(16, 9.3, 18.7, 732, 3),
-    "V100-16GB": Gpu(16, 15.7, 125, 900, 3),
-    "V100-32GB": Gpu(32, 15.7, 125, 900, 3),
-    "T4": Gpu(16, 8.1, 65, 320, 3),
-    "RTX-2080-Ti": Gpu(11, 13.4, 53.8, 616, 3),
-    "RTX-3090": Gpu(24, 35.6, 71, 936, 4),
-    "RTX-4090": Gpu(24, 82.6, 165, 1008, 4),
-    "RTX-A6000": Gpu(48, 38.7, 155, 768, 4),
-    "A40": Gpu(48, 37.4, 150, 696, 4),
-    "A100-40GB": Gpu(40, 19.5, 312, 1555, 4),
-    "A100-80GB": Gpu(80, 19.5, 312, 2039, 4),
-    "L4": Gpu(24, 30.3, 121, 300, 4),
-    "L40S": Gpu(48, 91.6, 362, 864, 4),
-    "H100-80GB": Gpu(80, 66.9, 989, 3350, 5),
-    "H200": Gpu(141, 66.9, 989, 4800, 5),
+    "P100-16GB": Gpu(16, 9.3, 18.7, 732, 3, 1 / 2, False),
+    "V100-16GB": Gpu(16, 15.7, 125, 900, 3, 1 / 2, False),
+    "V100-32GB": Gpu(32, 15.7, 125, 900, 3, 1 / 2, False),
+    "T4": Gpu(16, 8.1, 65, 320, 3, 1 / 32, False),
+    "RTX-2080-Ti": Gpu(11, 13.4, 53.8, 616, 3, 1 / 32, False),
+    "RTX-3090": Gpu(24, 35.6, 71, 936, 4, 1 / 64, True),
+    "RTX-4090": Gpu(24, 82.6, 165, 1008, 4, 1 / 64, True),
+    "RTX-A6000": Gpu(48, 38.7, 155, 768, 4, 1 / 64, True),
+    "A40": Gpu(48, 37.4, 150, 696, 4, 1 / 64, True),
+    "A100-40GB": Gpu(40, 19.5, 312, 1555, 4, 1 / 2, True),
+    "A100-80GB": Gpu(80, 19.5, 312, 2039, 4, 1 / 2, True),
+    "L4": Gpu(24, 30.3, 121, 300, 4, 1 / 64, True),
+    "L40S": Gpu(48, 91.6, 362, 864, 4, 1 / 64, True),
+    "H100-80GB": Gpu(80, 66.9, 989, 3350, 5, 1 / 2, True),
+    "H200": Gpu(141, 66.9, 989, 4800, 5, 1 / 2, True),
 }
 
 
@@ -82,42 +87,56 @@ def gpu_named(name: str) -> Gpu:
     )
 
 
-def machine_of(gpu: Gpu, host_bytes: int) -> Machine:
-    """What plans are simulated on: a GPU in a host with so many bytes of memory."""
+def machine_of(gpu: Gpu, host_bytes: int, compute: str = "float32") -> Machine:
+    """What plans are simulated on: a GPU in a host with so many bytes of memory.
+
+    Args:
+        compute: type that a network computes in: the rate of what is not half precision is that of float64 for it, and
+            bfloat16 has the rate of float32 on a GPU without it.
+    """
     link = 2.0 ** (gpu.pcie - 3)
+    full = gpu.float32_tflops * 1e12 * CONVOLUTION_SHARE
+    half = gpu.half_tflops * 1e12 * HALF_SHARE
     return Machine(
         device_bytes=int(gpu.gib * GIB * USABLE_SHARE) - CONTEXT_BYTES,
         host_bytes=int(host_bytes * HOST_SHARE),
         on_demand_rate=_ON_DEMAND_RATE * link,
         copy_rate=_COPY_RATE * link,
         memory_rate=gpu.memory_gbs * 1e9 * BANDWIDTH_SHARE,
-        float32_flops=gpu.float32_tflops * 1e12 * CONVOLUTION_SHARE,
-        half_flops=gpu.half_tflops * 1e12 * HALF_SHARE,
+        float32_flops=full * gpu.float64_share if compute == "float64" else full,
+        half_flops=full if compute == "bfloat16" and not gpu.bfloat16 else half,
     )
 
 
-def detect_gpu() -> Optional[str]:
-    """Name, in the table, of this machine's first GPU; None where there is none, or none like it in the table."""
-    if shutil.which("nvidia-smi") is None:
+class Card(NamedTuple):
+    """A GPU of this machine, as ``nvidia-smi`` has it: its name, and its memory in bytes, all and what is free."""
+
+    name: str
+    total_bytes: int
+    free_bytes: int
+
+
+def first_card() -> Optional[Card]:
+    """The first GPU that this process may use; None where there is none, or the driver does not answer."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if shutil.which("nvidia-smi") is None or visible in ("", "-1"):
         return None
-    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+    query = ["nvidia-smi", "--query-gpu=name,memory.total,memory.free", "--format=csv,noheader,nounits"]
+    if visible:
+        query.append("--id=" + visible.split(",")[0])
     try:
         lines = subprocess.run(query, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=20).stdout
-    except (OSError, subprocess.SubprocessError):
+        name, total, free = lines.decode("utf-8", "replace").splitlines()[0].rsplit(",", 2)
+        return Card(name.strip(), int(total) * 2**20, int(free) * 2**20)
+    except (OSError, subprocess.SubprocessError, IndexError, ValueError):
         return None
-    first = lines.decode("utf-8", "replace").splitlines()[:1]
-    return match_gpu(first[0]) if first else None
 
 
-def match_gpu(line: str) -> Optional[str]:
-    """Name, in the table, of a GPU as ``nvidia-smi`` prints its name and memory in MiB, such as ``Tesla
-    V100-SXM2-32GB, 32510``; None where nothing like it is there."""
-    name, _, mebibytes = line.rpartition(",")
-    words = name.replace(" ", "-").replace("_", "-").upper().split("-")
-    try:
-        gib = float(mebibytes) / 1024
-    except ValueError:
-        return None
+def match_gpu(card: Card) -> Optional[str]:
+    """Name, in the table, of a card such as ``Tesla V100-SXM2-32GB`` with 32,510 MiB; None where it has nothing like
+    it."""
+    words = card.name.replace(" ", "-").replace("_", "-").upper().split("-")
+    gib = card.total_bytes / GIB
     for known, gpu in GPUS.items():
         # of a model that is sold with several sizes, the size in its name is told by the memory instead
         parts = [part for part in known.upper().split("-") if not part.endswith("GB")]

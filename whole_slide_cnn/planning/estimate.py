@@ -5,44 +5,79 @@ beside that and are not in them; nor is the optimiser's step, which a batch shar
 """
 
 from collections import Counter
-from dataclasses import dataclass, replace
-from typing import Dict, List, Optional, Tuple
+from dataclasses import asdict, dataclass, replace
+from typing import Dict, Iterator, Optional, Sequence, Tuple
 
 import numpy as np
 
-from graph_tools.errors import BudgetError, GraphToolsError
+from graph_tools.errors import GraphToolsError
 from graph_tools.lifetimes import lifetimes, live_bytes
 from graph_tools.machine import Machine
 from graph_tools.opgraph import OpGraph, stable_order
+from graph_tools.plan import Plan
 from graph_tools.planner import make_plan, unplanned
+from graph_tools.recompute import with_recomputes
 from graph_tools.simulate import Simulation, simulate
 from whole_slide_cnn.engines.base import unrolls_patches
 from whole_slide_cnn.engines.blank import BlankCanvas
-from whole_slide_cnn.engines.memory import HOST_PARTS, engine_memory
+from whole_slide_cnn.engines.memory import GB, HOST_PARTS, engine_memory
 from whole_slide_cnn.engines.streaming import choose_cover, largest_windows, window_side
-from whole_slide_cnn.engines.unified import UnifiedOptions
+from whole_slide_cnn.engines.unified import UnifiedOptions, order_of, step_plan
 from whole_slide_cnn.errors import ConfigError, TensorTooLargeError
 from whole_slide_cnn.models import geometry
-from whole_slide_cnn.models.build import COMPUTE_TYPES
 from whole_slide_cnn.models.network import Network
-from whole_slide_cnn.models.trace import check_tensor_sizes, trace_canvas
+from whole_slide_cnn.models.trace import Step, check_tensor_sizes, trace_canvas, trace_window
 from whole_slide_cnn.planning.graphs import direct_graph, in_memory_seconds, unified_graph
 from whole_slide_cnn.sizes import Size
 from whole_slide_cnn.slides.canvas import BLANK_BLOCK
 
-# Both have the same bytes and rate.
-HALF = "float16" if "float16" in COMPUTE_TYPES else "bfloat16"
+HALF = "float16"
+ENGINES = ("direct", "streaming", "unified")
 # Beside each trained weight: its summed gradient and Adam's two moments.
 _KEPT_PER_WEIGHT = 3
 _PIXEL_BYTES = 2 * 3  # of this slide and of the next
+_UNLIMITED = 2**60
 
-# What is added, step by step, to plain unified memory: name, fields of a plan.
-VARIANTS = (
-    ("plain", None),
-    ("groups", {"depth": 0}),
-    ("groups, prefetch", {"depth": 1}),
-    ("groups, prefetch, move, recompute", {"depth": 1, "choice": "best"}),
+
+@dataclass(frozen=True)
+class Schedule:
+    """How ``unified`` runs on a GPU.
+
+    Attributes:
+        name: what is turned on, in words.
+        grouped: whether operations run in groups; else in the graph's order, and pages come when they are touched.
+        depth: groups ahead that a tensor is fetched.
+        choice: what is moved or recomputed, as :func:`graph_tools.planner.make_plan` has it.
+        limit_bytes: of a group; None takes half of the device, so that what the next group needs has room, and with
+            moves an eighth, so that they start at the right time.
+        recommended: whether it is worth running; else it is there to compare with.
+    """
+
+    name: str
+    grouped: bool = True
+    depth: int = 1
+    choice: str = "keep"
+    limit_bytes: Optional[int] = None
+    recommended: bool = True
+
+    def limit(self, device_bytes: int) -> int:
+        """Bytes of a group."""
+        return self.limit_bytes or device_bytes // (2 if self.choice == "keep" else 8)
+
+
+# What is added, step by step, to plain unified memory.
+SCHEDULES = (
+    Schedule("plain", grouped=False, depth=0, recommended=False),
+    Schedule("groups", depth=0, recommended=False),
+    Schedule("groups, prefetch"),
+    Schedule("groups, move, recompute", choice="remat"),
 )
+
+
+def configured(options: UnifiedOptions) -> Schedule:
+    """The schedule that the engine follows with its options."""
+    choice = "keep" if options.device_gb is None else options.choice
+    return Schedule("as configured", True, options.prefetch_depth, choice, int(options.group_mb * 1e6))
 
 
 @dataclass(frozen=True)
@@ -104,6 +139,9 @@ class Estimate:
         seconds: per slide; None where it is not known.
         reason: why it cannot run; empty where it can.
         simulation: of the paging, where there is some.
+        schedule: how ``unified`` runs on a GPU.
+        group_bytes: what a group has of the device there.
+        budget_bytes: what a step may hold on the device there.
     """
 
     engine: str
@@ -114,6 +152,9 @@ class Estimate:
     seconds: Optional[float]
     reason: str = ""
     simulation: Optional[Simulation] = None
+    schedule: Optional[Schedule] = None
+    group_bytes: int = 0
+    budget_bytes: int = 0
 
     @property
     def fits(self) -> bool:
@@ -122,25 +163,19 @@ class Estimate:
 
 
 def estimate(
-    work: Work, target: Target, halves: bool = True, variants=VARIANTS, engines=("direct", "streaming", "unified")
-) -> Tuple[Estimate, ...]:
-    """Some engines and, on a GPU, variants of ``unified``, each in the type asked for.
+    work: Work, target: Target, schedules: Sequence[Schedule] = SCHEDULES, engines: Sequence[str] = ENGINES
+) -> Iterator[Estimate]:
+    """Some engines, and of ``unified`` on a GPU some schedules, one after the other as they are worked out.
 
-    Args:
-        halves: on a GPU, whether ``unified`` is planned in half precision as well where float32 is asked for.
-        variants: of ``unified`` on a GPU, as in ``VARIANTS``.
+    What cannot be planned at all is an estimate that does not fit, with the reason.
     """
-    found: List[Estimate] = []
     for engine in engines:
         if engine != "unified":
-            found.append({"direct": _direct, "streaming": _streaming}[engine](work, target))
+            yield {"direct": _direct, "streaming": _streaming}[engine](work, target)
         elif not target.gpu:
-            found.append(_unified_on_host(work, target))
+            yield _unified_on_host(work, target)
         else:
-            found += _unified(work, target, variants)
-            if halves and work.compute == "float32":
-                found += _unified(replace(work, compute=HALF), target, variants)
-    return tuple(found)
+            yield from _unified(work, target, schedules)
 
 
 def streaming_windows(work: Work) -> Tuple[Dict[Size, int], Size, bool]:
@@ -162,10 +197,14 @@ def _unrolls(work: Work, target: Target) -> bool:
 
 
 def _weights(work: Work) -> int:
-    """Bytes that training keeps beside the weights."""
+    """Bytes of the weights."""
     size = 8 if work.compute == "float64" else 4
-    values = sum(int(np.prod(spec.shape)) for spec in work.network.variables if spec.trainable)
-    return values * size * _KEPT_PER_WEIGHT if work.training else 0
+    return size * sum(int(np.prod(spec.shape)) for spec in work.network.variables)
+
+
+def _beside_weights(work: Work) -> int:
+    """Bytes that training keeps beside the weights."""
+    return _weights(work) * _KEPT_PER_WEIGHT if work.training else 0
 
 
 def _host_parts(work: Work) -> int:
@@ -178,25 +217,36 @@ def _peak(ops: OpGraph) -> int:
 
 
 def _over_budget(needed: int, budget: int, what: str, remedy: str) -> str:
+    """Why something does not fit, or nothing where it does."""
     if needed <= budget:
         return ""
-    return "needs {:.1f} GB of {} and there are {:.1f}; {}".format(needed / 1e9, what, budget / 1e9, remedy)
+    digits = 1 if needed - budget > 0.05 * GB and budget > 0.5 * GB else 3
+    return "needs {:.{}f} GB of {} and {:.{}f} GB are free for it; {}".format(
+        needed / GB, digits, what, budget / GB, digits, remedy
+    )
+
+
+def _too_large(steps: Sequence[Sequence[Step]]) -> str:
+    """Why no operation may run on some tensors, or nothing where all may."""
+    try:
+        for trace in steps:
+            check_tensor_sizes(trace)
+    except TensorTooLargeError as error:
+        return str(error)
+    return ""
 
 
 def _direct(work: Work, target: Target) -> Estimate:
     ops = direct_graph(work.network, work.canvas, work.compute, work.training, _unrolls(work, target))
     seconds = in_memory_seconds(ops, target.machine) * target.time_scale
-    try:
-        check_tensor_sizes(trace_canvas(work.network.trunk, work.canvas))
-        too_large = ""
-    except TensorTooLargeError as error:
-        too_large = str(error)
-    return _in_memory("direct", work, target, _peak(ops) + _weights(work), seconds, too_large)
+    reason = _too_large([trace_canvas(work.network.trunk, work.canvas)])
+    return _in_memory("direct", work, target, _peak(ops) + _beside_weights(work), seconds, reason)
 
 
 def _streaming(work: Work, target: Target) -> Estimate:
     """The time of the commonest window, and of all others by their area; a window that holds no maximum is not computed
-    backward."""
+    backward. The blank canvas is computed once for a batch; where nothing is trained, once for all slides."""
+    trunk = work.network.trunk
     sizes, blank, with_blank = streaming_windows(work)
     commonest = max(sizes, key=lambda size: (sizes[size], size)) if sizes else blank
     area = commonest.height * commonest.width
@@ -207,18 +257,15 @@ def _streaming(work: Work, target: Target) -> Estimate:
     rate = {training: in_memory_seconds(ops, target.machine) / area for training, ops in steps.items()}
     pixels = sum(size.height * size.width * count for size, count in sizes.items())
     seconds = rate[False] * pixels
-    blank_pixels = blank.height * blank.width if with_blank else 0
     if work.training:
         seconds += rate[True] * pixels * _share_with_maxima(work, sum(sizes.values()))
-        seconds += blank_pixels * (rate[False] + rate[True]) / work.batch
-    else:
-        seconds += 0  # the blank canvas is computed once for all slides
-    largest = max(
-        (window.pixels.size for window in largest_windows(work.network.trunk, work.canvas, work.window)),
-        key=lambda size: size.height * size.width,
-    )
-    peak = _peak(steps[work.training]) * max(1.0, largest.height * largest.width / area)
-    return _in_memory("streaming", work, target, int(peak) + _weights(work), seconds * target.time_scale, "")
+        seconds += blank.height * blank.width * with_blank * (rate[False] + rate[True]) / work.batch
+    largest = largest_windows(trunk, work.canvas, work.window)
+    most = max(window.pixels.height * window.pixels.width for window in largest)
+    peak = int(_peak(steps[work.training]) * max(1.0, most / area)) + _beside_weights(work)
+    reason = _too_large([trace_window(trunk, window) for window in largest])
+    reason = reason.replace("use engine: streaming, or a smaller canvas", "use a smaller streaming.window")
+    return _in_memory("streaming", work, target, peak, seconds * target.time_scale, reason)
 
 
 def _share_with_maxima(work: Work, windows: int) -> float:
@@ -232,13 +279,23 @@ def _share_with_maxima(work: Work, windows: int) -> float:
 def _in_memory(engine: str, work: Work, target: Target, device: int, seconds: float, reason: str) -> Estimate:
     """The estimate of an engine whose maps are all in one memory."""
     remedy = "use a smaller streaming.window" if engine == "streaming" else "use streaming"
+    budget = target.machine.device_bytes
     if target.gpu:
         host = HOST_PARTS if engine == "streaming" else _host_parts(work)
-        reason = reason or _over_budget(device, target.machine.device_bytes, "device memory", remedy)
+        reason = reason or _weights_alone(work, budget) or _over_budget(device, budget, "device memory", remedy)
+        reason = reason or _over_budget(host, target.machine.host_bytes, "host memory", "give it more")
         return Estimate(engine, "", work.compute, device, host, seconds, reason)
     host = engine_memory(engine, work.network, work.canvas, work.compute, work.training, window=work.window).total
-    reason = reason or _over_budget(host, target.machine.device_bytes, "host memory", remedy)
+    reason = reason or _over_budget(host, budget, "host memory", remedy)
     return Estimate(engine, "", work.compute, 0, host, seconds, reason)
+
+
+def _weights_alone(work: Work, budget: int) -> str:
+    """Why not even the weights fit, or nothing where they do."""
+    needed = _weights(work) + _beside_weights(work)
+    return _over_budget(
+        needed, budget - 1, "device memory for the weights alone", "use a smaller model or a larger GPU"
+    )
 
 
 def _unified_on_host(work: Work, target: Target) -> Estimate:
@@ -247,44 +304,66 @@ def _unified_on_host(work: Work, target: Target) -> Estimate:
         ops = unified_graph(
             work.network, work.canvas, work.compute, work.unified.strip_mb, work.training, _unrolls(work, target)
         )
-        options = {name: value for name, value in vars(work.unified).items()}
+        options = asdict(work.unified)
         host = engine_memory("unified", work.network, work.canvas, work.compute, work.training, **options).total
+        if work.unified.device_gb is not None:
+            plan = step_plan(work.network, work.canvas, work.compute, work.unified, work.training)
+            ops = with_recomputes(ops, plan.recomputes)
     except (TensorTooLargeError, ConfigError) as error:
-        return Estimate("unified", "groups", work.compute, 0, 0, None, str(error))
+        return Estimate("unified", "", work.compute, 0, 0, None, str(error))
     seconds = in_memory_seconds(ops, target.machine) * target.time_scale
-    reason = _over_budget(host, target.machine.device_bytes, "host memory", "use streaming")
-    return Estimate("unified", "groups", work.compute, 0, host, seconds, reason)
+    reason = _over_budget(host, target.machine.device_bytes, "host memory", "use streaming, or set unified.device_gb")
+    return Estimate("unified", "", work.compute, 0, host, seconds, reason)
 
 
-def _unified(work: Work, target: Target, variants) -> List[Estimate]:
+def _unified(work: Work, target: Target, schedules: Sequence[Schedule]) -> Iterator[Estimate]:
+    beside = _beside_weights(work)
+    budget = target.machine.device_bytes
+    if work.unified.device_gb is not None:
+        budget = min(budget, int(work.unified.device_gb * GB) + beside)
     try:
+        reason = _weights_alone(work, budget)
         ops = unified_graph(work.network, work.canvas, work.compute, work.unified.strip_mb, work.training)
     except (TensorTooLargeError, ConfigError) as error:
-        return [Estimate("unified", name, work.compute, 0, 0, None, str(error)) for name, _ in variants]
-    machine = target.machine
-    others = _weights(work)
-    if others >= machine.device_bytes:
-        reason = _over_budget(others, machine.device_bytes, "device memory for weights alone", "use a smaller model")
-        return [Estimate("unified", name, work.compute, others, 0, None, reason) for name, _ in variants]
-    machine = replace(machine, device_bytes=machine.device_bytes - others)
-    found = []
-    for name, options in variants:
-        try:
-            simulation = simulate(ops, schedule(ops, machine, options), machine)
-        except BudgetError as error:
-            found.append(Estimate("unified", name, work.compute, 0, 0, None, str(error)))
-            continue
-        except GraphToolsError as error:
-            raise ConfigError("engine unified: {}".format(error)) from error
-        device, host = simulation.peak_device_bytes + others, simulation.peak_host_bytes + _host_parts(work)
-        reason = _over_budget(host, machine.host_bytes, "host memory", "use streaming, or half precision")
-        seconds = simulation.seconds * target.time_scale
-        found.append(Estimate("unified", name, work.compute, device, host, seconds, reason, simulation))
-    return found
+        reason = str(error)
+    for schedule in schedules:
+        if reason:
+            yield Estimate("unified", schedule.name, work.compute, 0, 0, None, reason, schedule=schedule)
+        else:
+            machine = replace(target.machine, device_bytes=budget - beside)
+            yield _scheduled(work, ops, machine, schedule, beside)
 
 
-def schedule(ops: OpGraph, machine: Machine, options: Optional[dict]):
-    """The plan of a variant. A group takes at most half of the device, so that what the next one needs has room."""
-    if options is None:
+def _scheduled(work: Work, ops: OpGraph, machine: Machine, schedule: Schedule, beside: int) -> Estimate:
+    """The simulation of one schedule. Where nothing is moved by choice, what the host would need is told even if it has
+    less."""
+    group = schedule.limit(machine.device_bytes)
+    unlimited = replace(machine, host_bytes=_UNLIMITED if schedule.choice == "keep" else machine.host_bytes)
+    try:
+        simulation = simulate(ops, plan_of(ops, unlimited, schedule), unlimited)
+    except GraphToolsError as error:
+        return Estimate("unified", schedule.name, work.compute, 0, 0, None, str(error), schedule=schedule)
+    device, host = simulation.peak_device_bytes + beside, simulation.peak_host_bytes + _host_parts(work)
+    remedy = "use streaming, half precision, or let maps be computed again (unified.device_gb)"
+    reason = _over_budget(host, machine.host_bytes, "host memory", remedy)
+    return Estimate(
+        "unified",
+        schedule.name,
+        work.compute,
+        device,
+        host,
+        simulation.seconds,
+        reason,
+        simulation,
+        schedule,
+        group,
+        machine.device_bytes,
+    )
+
+
+def plan_of(ops: OpGraph, machine: Machine, schedule: Schedule) -> Plan:
+    """The plan of a schedule on a GPU."""
+    if not schedule.grouped:
         return unplanned(ops)
-    return make_plan(ops, machine.device_bytes // 2, order="topological", machine=machine, **options)
+    order, limit = order_of(schedule.choice, on_gpu=True), schedule.limit(machine.device_bytes)
+    return make_plan(ops, limit, order, schedule.depth, schedule.choice, machine)

@@ -21,12 +21,13 @@ MEASURED_SIDE = 512
 _MEASURED_STEPS = 3
 
 
-def host_machine(host_bytes: int) -> Machine:
+def host_machine(host_bytes: int, compute: str = "float32") -> Machine:
     """This machine as a device of its own, with the rates of a matrix product and of a copy, measured in a moment.
 
-    Convolutions reach another share of that in each library and network: :func:`measured_scale` tells it.
+    Convolutions reach another share of that in each library, type and network: :func:`measured_scale` tells it.
     """
-    values = np.random.RandomState(0).rand(_PROBE, _PROBE).astype(np.float32)
+    kind = np.float64 if compute == "float64" else np.float32
+    values = np.random.RandomState(0).rand(_PROBE, _PROBE).astype(kind)
     product = _fastest(lambda: values @ values)
     source = np.zeros(_COPIED, np.uint8)
     target = np.empty_like(source)

@@ -1,10 +1,10 @@
 """Which engine to take, and a plan as a user reads it."""
 
-from typing import List, NamedTuple, Optional, Sequence, Tuple
+import math
+from typing import NamedTuple, Optional, Sequence, Tuple
 
-from whole_slide_cnn.planning.estimate import Estimate, Target, Work
-
-GB = 1e9
+from whole_slide_cnn.engines.memory import GB
+from whole_slide_cnn.planning.estimate import ENGINES, HALF, Estimate, Target, Work
 
 
 class Recommendation(NamedTuple):
@@ -20,25 +20,46 @@ class Recommendation(NamedTuple):
 
 
 def recommend(work: Work, estimates: Sequence[Estimate]) -> Recommendation:
-    """The fastest of what fits and computes in the type that was asked for; of equals the one that needs less."""
+    """The fastest of what fits and computes in the type that was asked for. Times within a twentieth of each other are
+    taken as equal: then the simpler engine."""
     asked = [item for item in estimates if item.compute == work.compute]
-    fitting = [item for item in asked if item.fits and item.seconds is not None]
+    fitting = [item for item in asked if item.fits and item.seconds is not None and _is_offered(item)]
     if not fitting:
-        return Recommendation(None, "nothing fits: " + "; ".join(_refusals(asked)))
-    best = min(fitting, key=lambda item: (item.seconds, item.device_bytes + item.host_bytes))
-    others = sorted((item for item in fitting if item.engine != best.engine), key=lambda item: item.seconds)
+        return Recommendation(None, "nothing fits in {}: {}".format(work.compute, _refusals(asked)) + _half(estimates))
+    fastest = min(item.seconds for item in fitting)
+    best = min(
+        (item for item in fitting if item.seconds <= _EQUAL * fastest),
+        key=lambda item: (ENGINES.index(item.engine), item.seconds),
+    )
     parts = ["the fastest that fits"]
+    others = [item for item in fitting if item.engine != best.engine]
     if others:
-        parts.append("{} takes {} a slide".format(label(others[0]), readable_seconds(others[0].seconds)))
-    refusals = [text for text in _refusals(asked) if not text.startswith(best.engine)]
-    return Recommendation(best, "; ".join(parts + refusals))
+        other = min(others, key=lambda item: item.seconds)
+        parts.append("{} takes {} a slide".format(label(other), readable_seconds(other.seconds)))
+    refused = _refusals([item for item in asked if item.engine != best.engine])
+    return Recommendation(best, "; ".join(parts + ([refused] if refused else [])))
 
 
-def _refusals(asked: Sequence[Estimate]) -> List[str]:
+_EQUAL = 1.05
+
+
+def _is_offered(item: Estimate) -> bool:
+    return item.schedule is None or item.schedule.recommended
+
+
+def _half(estimates: Sequence[Estimate]) -> str:
+    """What half precision would make possible."""
+    fitting = [item for item in estimates if item.compute == HALF and item.fits and _is_offered(item)]
+    if not fitting:
+        return ""
+    return "; {} in {} fits: set model.compute: {}".format(label(fitting[-1]), HALF, HALF)
+
+
+def _refusals(asked: Sequence[Estimate]) -> str:
     """One reason for each engine of which nothing fits."""
-    fitting = {item.engine for item in asked if item.fits}
+    fitting = {item.engine for item in asked if item.fits and _is_offered(item)}
     last = {item.engine: item for item in asked if item.engine not in fitting}
-    return ["{} does not fit ({})".format(engine, item.reason) for engine, item in last.items()]
+    return "; ".join("{} does not fit ({})".format(engine, item.reason) for engine, item in last.items())
 
 
 def label(item: Estimate) -> str:
@@ -46,49 +67,68 @@ def label(item: Estimate) -> str:
     return item.engine + (" + " + item.variant if item.variant else "")
 
 
-def settings(work: Work, target: Target, item: Estimate) -> Tuple[str, ...]:
+def settings(work: Work, item: Estimate) -> Tuple[str, ...]:
     """The keys of a configuration that run an estimate."""
     lines = ["engine: {}".format(item.engine)]
     if item.engine == "streaming":
         lines.append("streaming: {{window: {}}}".format(work.window))
-    if item.engine == "unified":
-        megabytes = target.machine.device_bytes // 2 // 10**6 if target.gpu else work.unified.group_mb
-        lines.append("unified: {{strip_mb: {:g}, group_mb: {:g}}}".format(work.unified.strip_mb, megabytes))
+    if item.engine == "unified" and item.schedule is not None:
+        keys = {"strip_mb": work.unified.strip_mb, "group_mb": item.group_bytes // 10**6}
+        keys["prefetch_depth"] = item.schedule.depth
+        if item.schedule.choice != "keep":
+            keys["device_gb"] = math.floor(item.budget_bytes / GB * 1000) / 1000
+            keys["host_gb"] = math.ceil(item.host_bytes / GB)
+            keys["choice"] = item.schedule.choice
+        values = (
+            "{}: {}".format(key, value if isinstance(value, str) else "%g" % value) for key, value in keys.items()
+        )
+        lines.append("unified: {" + ", ".join(values) + "}")
     return tuple(lines)
 
 
-def table(work: Work, target: Target, estimates: Sequence[Estimate]) -> str:
-    """A plan as text: the machine, a row for each estimate, and the recommendation."""
-    machine, height, width = target.machine, *work.canvas
+def heading(work: Work, target: Target) -> str:
+    """What is planned, for which machine, and the names of the columns."""
+    machine, (height, width) = target.machine, work.canvas
     memory = "device {:.1f} GB, ".format(machine.device_bytes / GB) if target.gpu else ""
     host = machine.host_bytes if target.gpu else machine.device_bytes
-    lines = [
-        "canvas {} x {} px, {}, {}, {}; {:.0f} % tissue".format(
-            height,
-            width,
-            work.network.backbone,
-            work.compute,
-            "training" if work.training else "predicting",
-            100 * work.tissue,
-        ),
-        "on {}: {}host {:.1f} GB for a run".format(target.name, memory, host / GB),
-        "",
-        "{:<45} {:>9} {:>9} {:>9} {:>9} {:>11}  {}".format(
-            "engine", "type", "device GB", "host GB", "s/slide", "slides/min", "fits"
-        ),
-    ]
-    for item in estimates:
-        lines.append(
-            "{:<45} {:>9} {:>9} {:>9} {:>9} {:>11}  {}".format(
-                label(item), item.compute, *_numbers(item), "yes" if item.fits else "no: " + item.reason
-            )
+    return "\n".join(
+        (
+            "canvas {} x {} px, {}, {}, {}; {:.0f} % tissue".format(
+                height,
+                width,
+                work.network.backbone,
+                work.compute,
+                "training" if work.training else "predicting",
+                100 * work.tissue,
+            ),
+            "on {}: {}host {:.1f} GB for a run".format(target.name, memory, host / GB),
+            "",
+            _COLUMNS.format("engine", "type", "device GB", "host GB", "s/slide", "slides/min", "fits"),
         )
+    )
+
+
+_COLUMNS = "{:<33} {:>8} {:>9} {:>8} {:>8} {:>10}  {}"
+
+
+def row(item: Estimate) -> str:
+    """One line of the table."""
+    return _COLUMNS.format(label(item), item.compute, *_numbers(item), "yes" if item.fits else "no: " + item.reason)
+
+
+def conclusion(work: Work, target: Target, estimates: Sequence[Estimate]) -> str:
+    """The recommendation, and the keys that follow it."""
     best = recommend(work, estimates)
-    lines.append("")
     if best.estimate is None:
-        return "\n".join(lines + [best.reason])
-    lines.append("recommended: {} ({})".format(label(best.estimate), best.reason))
-    return "\n".join(lines + ["  " + line for line in settings(work, target, best.estimate)])
+        return best.reason
+    lines = ["recommended: {} ({})".format(label(best.estimate), best.reason)]
+    lines += ["  " + line for line in settings(work, best.estimate)]
+    if best.estimate.engine == "unified" and target.gpu:
+        lines.append(
+            "run it as: python -m tf_um_patch run -- python -m whole_slide_cnn.{} ...; its time is simulated and has "
+            "not been compared with a GPU yet".format("train" if work.training else "test")
+        )
+    return "\n".join(lines)
 
 
 def _numbers(item: Estimate) -> Tuple[str, ...]:
@@ -104,7 +144,8 @@ def _numbers(item: Estimate) -> Tuple[str, ...]:
 def sentence(item: Estimate, target: Target) -> str:
     """One line before a run."""
     device = "device memory {:.2f} GB, ".format(item.device_bytes / GB) if target.gpu else ""
-    seconds = "" if item.seconds is None else ", about {} a slide".format(readable_seconds(item.seconds))
+    about = "about" if target.gpu or target.time_scale != 1.0 else "roughly"
+    seconds = "" if item.seconds is None else ", {} {} a slide".format(about, readable_seconds(item.seconds))
     return "plan for {}: {}host memory {:.2f} GB{}".format(target.name, device, item.host_bytes / GB, seconds)
 
 

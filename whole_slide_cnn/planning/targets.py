@@ -5,13 +5,14 @@ from dataclasses import asdict, replace
 from typing import Any, Dict, NamedTuple, Optional, Sequence
 
 from graph_tools.errors import GraphToolsError
+from graph_tools.machine import Machine
 from graph_tools.sizes import parse_bytes
 from whole_slide_cnn.config import TrainConfig
-from whole_slide_cnn.engines.memory import free_host_memory
+from whole_slide_cnn.engines.memory import GB, free_host_memory
 from whole_slide_cnn.engines.unified import UnifiedOptions
 from whole_slide_cnn.errors import ConfigError
 from whole_slide_cnn.models.network import Network
-from whole_slide_cnn.planning.devices import HOST_SHARE, detect_gpu, gpu_named, machine_of
+from whole_slide_cnn.planning.devices import CONTEXT_BYTES, HOST_SHARE, first_card, gpu_named, machine_of, match_gpu
 from whole_slide_cnn.planning.estimate import Estimate, Target, Work
 from whole_slide_cnn.planning.rates import host_machine, measured_scale
 from whole_slide_cnn.planning.recommend import Recommendation, label
@@ -51,34 +52,65 @@ def work_of(config: TrainConfig, training: bool, tissue: float = 1.0) -> Work:
 _NOTHING = Overrides()
 
 
-def target_of(name: Optional[str], given: Overrides = _NOTHING, measure: Optional[Work] = None) -> Target:
+def target_of(
+    name: Optional[str], compute: str, given: Overrides = _NOTHING, memory_gb: Optional[float] = None
+) -> Target:
     """A machine to plan for.
 
     Args:
         name: of a GPU, ``host`` for none, or None for what this machine has.
-        measure: without a GPU, what to measure a small step of, so that times hold.
+        compute: type that a network computes in.
+        memory_gb: what a run is held to, in GB, where sizes are not given.
 
     Raises:
         ConfigError: the GPU is unknown, or a size cannot be used.
     """
+    limit = None if memory_gb is None else int(memory_gb * GB)
     host_bytes = _size(given.host_memory, "--host-memory")
+    card = first_card() if name is None else None
+    if card is not None:
+        name = match_gpu(card)
+        if name is None:
+            raise ConfigError(
+                "this machine's GPU, {} with {:.1f} GB, is not in the table; name one like it by --device and give "
+                "--device-memory, or --device host".format(card.name, card.total_bytes / GB)
+            )
     if host_bytes is None:
         host_bytes = free_host_memory()
     if host_bytes is None:
         raise ConfigError("this system does not tell how much memory is free; give --host-memory")
-    name = name or detect_gpu() or HOST
-    rates = {key: value for key, value in given._asdict().items() if key.endswith(("rate", "flops")) and value}
-    if name == HOST:
+    if name is None or name == HOST:
         if given.device_memory:
             raise ConfigError("--device-memory is that of a GPU; name one with --device")
-        machine = host_machine(int(host_bytes * HOST_SHARE))
-        scale = measured_scale(measure.network, measure.compute, measure.training, machine) if measure else 1.0
-        return Target("this machine ({})".format(platform.machine()), replace(machine, **rates), False, scale)
-    machine = machine_of(gpu_named(name), host_bytes)
+        budget = int(host_bytes * HOST_SHARE) if limit is None or given.host_memory else limit
+        machine = host_machine(budget, compute)
+        return Target("this machine ({})".format(platform.machine()), _with_rates(machine, given), False)
+    machine = machine_of(gpu_named(name), host_bytes, compute)
     device_bytes = _size(given.device_memory, "--device-memory")
-    if device_bytes is not None:
-        machine = replace(machine, device_bytes=device_bytes)
-    return Target(name, replace(machine, **rates), True)
+    if device_bytes is None:
+        device_bytes = min(machine.device_bytes, limit or machine.device_bytes)
+        if card is not None:  # what others use of it is not there
+            device_bytes = min(device_bytes, max(card.free_bytes - CONTEXT_BYTES, 1))
+    if limit is not None and not given.host_memory:
+        machine = replace(machine, host_bytes=min(machine.host_bytes, limit))
+    return Target(name, _with_rates(replace(machine, device_bytes=device_bytes), given), True)
+
+
+def measured(target: Target, work: Work) -> Target:
+    """The same machine without a GPU, with what a small step of the network took on it.
+
+    Raises:
+        ConfigError: the target is a GPU.
+    """
+    if target.gpu:
+        raise ConfigError("--measure times a step on this machine's processor; use it with --device host")
+    return replace(target, time_scale=measured_scale(work.network, work.compute, work.training, target.machine))
+
+
+def _with_rates(machine: Machine, given: Overrides) -> Machine:
+    return replace(
+        machine, **{key: value for key, value in given._asdict().items() if key.endswith(("rate", "flops")) and value}
+    )
 
 
 def plan_json(work: Work, target: Target, estimates: Sequence[Estimate], best: Recommendation) -> Dict[str, Any]:
@@ -107,6 +139,7 @@ def _estimate_json(item: Estimate) -> Dict[str, Any]:
         "seconds": item.seconds,
         "fits": item.fits,
         "reason": item.reason,
+        "group_bytes": item.group_bytes,
     }
     if item.simulation is not None:
         names = ("compute_seconds", "stall_seconds", "bytes_in", "bytes_out", "on_demand_bytes")

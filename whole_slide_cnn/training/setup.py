@@ -13,10 +13,11 @@ from whole_slide_cnn.config import WEIGHT_EXTENSIONS, TrainConfig
 from whole_slide_cnn.engines import ENGINES
 from whole_slide_cnn.engines.base import Engine, has_gpu
 from whole_slide_cnn.engines.memory import check_memory, engine_memory
-from whole_slide_cnn.errors import ConfigError, ManifestError, WeightsError
+from whole_slide_cnn.errors import ConfigError, ManifestError, MemoryBudgetError, WeightsError
 from whole_slide_cnn.models.network import Network
 from whole_slide_cnn.models.weights import Weights, load_weights
-from whole_slide_cnn.planning.auto import choose_engine, preview
+from whole_slide_cnn.planning.auto import choose_engine, foresee, run_target
+from whole_slide_cnn.planning.recommend import readable_seconds, sentence
 from whole_slide_cnn.slides.canvas import Canvas
 from whole_slide_cnn.slides.manifest import check_disjoint, load_manifest
 from whole_slide_cnn.training.checkpoint import load_checkpoint
@@ -41,7 +42,7 @@ def make_optimiser(config: TrainConfig) -> Adam:
     return Adam(train.learning_rate, train.beta1, train.beta2, train.epsilon, decay)
 
 
-def settle(config: TrainConfig, training: bool, report=print, processes: int = 1) -> TrainConfig:
+def settle(config: TrainConfig, training: bool, report=print, processes: int = 1, others: int = 0) -> TrainConfig:
     """The configuration with what it leaves to the machine decided, which is what a run records.
 
     Engine ``auto`` becomes the fastest that fits, as the planner has it: into ``memory_gb``, else into half of the host
@@ -50,12 +51,13 @@ def settle(config: TrainConfig, training: bool, report=print, processes: int = 1
 
     Args:
         processes: how many on this machine share its memory.
+        others: bytes that the run needs beside its engine.
     """
     if config.model.compute == "bfloat16" and has_gpu() and tf.__version__.startswith("1."):
         report("compute float32 instead of bfloat16, which TensorFlow 1 cannot compute on a GPU")
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, compute="float32"))
     if config.engine == "auto":
-        engine, reason = choose_engine(config, training, processes)
+        engine, reason = choose_engine(config, training, processes, others)
         report("engine auto: {} ({})".format(engine, reason))
         config = dataclasses.replace(config, engine=engine)
     return config
@@ -93,18 +95,11 @@ def make_engine(
         WeightsError: the file of initial weights cannot be used.
     """
     group = SingleCommunicator() if group is None else group
-    config = settle(config, optimiser is not None, report, group.local_size)
-    options = _engine_options(config)
-    plan = engine_memory(
-        config.engine, network, config.data.canvas, config.model.compute, optimiser is not None, **options
-    )
-    plan = dataclasses.replace(plan, parts=plan.parts + tuple(extra_memory))
-    report(plan.sentence())
+    training = optimiser is not None
+    config = settle(config, training, report, group.local_size, sum(size for _, size in extra_memory))
     with group.after_first():
-        check_memory(plan, config.memory_gb, group.local_size)
-    foreseen = preview(config, optimiser is not None, group.local_size)
-    if foreseen is not None:
-        report(foreseen)
+        _state_needs(config, network, training, report, extra_memory, group)
+    options = _engine_options(config)
     if state is None and optimiser is None:
         state = network.initial_weights(config.seed)
     elif state is None:
@@ -112,6 +107,28 @@ def make_engine(
     engine = ENGINES[config.engine](network, config.data.canvas, config.model.compute, optimiser, **options)
     engine.load_state(state)
     return engine
+
+
+def _state_needs(config, network, training, report, extra_memory, group):
+    """Say what the run will take, and refuse what cannot fit: of a GPU that the planner knows, else of the host."""
+    others = sum(size for _, size in extra_memory)
+    target = run_target(config, group.local_size, others)
+    if target is not None and target.gpu:
+        if group.rank == 0:  # all are to do the same, and planning takes seconds
+            found = foresee(config, training, target)
+            report(sentence(found, target))
+            if found.reason:
+                raise MemoryBudgetError("engine {}: {}".format(config.engine, found.reason))
+        return
+    options = _engine_options(config)
+    plan = engine_memory(config.engine, network, config.data.canvas, config.model.compute, training, **options)
+    plan = dataclasses.replace(plan, parts=plan.parts + tuple(extra_memory))
+    report(plan.sentence())
+    check_memory(plan, config.memory_gb, group.local_size)
+    if target is not None and group.rank == 0:
+        found = foresee(config, training, target)
+        if found.seconds is not None:
+            report("roughly {} a slide, by the rates of this machine".format(readable_seconds(found.seconds)))
 
 
 def _first_weights(config: TrainConfig, network: Network, report) -> Weights:
