@@ -24,7 +24,7 @@ from graph_tools.machine import Machine
 from graph_tools.plan import Plan
 from graph_tools.planner import make_plan
 from tf_um_patch.ops import load_ops
-from whole_slide_cnn.engines.base import Engine, Prediction, has_gpu, unrolls_patches
+from whole_slide_cnn.engines.base import Engine, Prediction, accumulator, has_gpu, unrolls_patches
 from whole_slide_cnn.errors import ConfigError
 from whole_slide_cnn.models import build, geometry
 from whole_slide_cnn.models.network import Network
@@ -188,7 +188,9 @@ def step_plan(
         fetches = list(canvas_graph.outputs(canvas_graph.embedding()))
         if training:
             trained = [variables[spec.name] for spec in network.variables if spec.trainable]
-            fetches += [gradient for gradient in tf.gradients(fetches[0], trained) if gradient is not None]
+            for variable, gradient in zip(trained, tf.gradients(fetches[0], trained)):
+                if gradient is not None:
+                    fetches.append(accumulator(variable).assign_add(0.5 * gradient).op)  # 0.5: a slide's share
         return _plan_of(graph, fetches, options, compute)
 
 
