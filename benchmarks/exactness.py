@@ -19,8 +19,8 @@ import numpy as np
 FLOAT64_BOUND = 1e-9
 FLOAT32_RATIO = 2.0
 FLOAT32_SEEDS = 5
-RECOMPUTING = "unified-recomputing"  # the engine with room for this share of what it would hold otherwise
-RECOMPUTING_SHARE = 0.85
+RECOMPUTING = "unified-recomputing"  # the engine with room for a share of what it would hold otherwise: the first that
+RECOMPUTING_SHARES = (0.85, 0.95, 0.98)  # can be met
 STEPS = 3
 
 
@@ -122,6 +122,7 @@ def make_engine(name: str, case: Case, compute: str):
     """An engine for a case, with Adam. Building graphs takes longer than running them, so that cases which differ in
     tissue only share one."""
     from whole_slide_cnn.engines import ENGINES
+    from whole_slide_cnn.errors import ConfigError
     from whole_slide_cnn.models.network import Network
     from whole_slide_cnn.sizes import Size
     from whole_slide_cnn.training.optimisers import Adam
@@ -131,21 +132,20 @@ def make_engine(name: str, case: Case, compute: str):
     if name in ("unified", RECOMPUTING):  # several strips of every large map, and dozens of groups
         tiny = case.backbone == "tiny"
         options = {"strip_mb": 0.3 if tiny else 2, "group_mb": 1.5 if tiny else 30}
-    if name == RECOMPUTING:
-        options["device_gb"] = RECOMPUTING_SHARE * held_bytes(network, size, compute, options) / 1e9
     # a large epsilon: Adam's first steps are signs of gradients, which no bound on gradients can hold to
-    engine = ENGINES[name.split("-")[0]](network, size, compute, Adam(1e-3, epsilon=0.1), **options)
-    if name == RECOMPUTING and not engine.plan.recomputes:
-        raise AssertionError("nothing is computed again in {}".format(case))
-    return engine
-
-
-def held_bytes(network, size, compute: str, options) -> int:
-    """The most that is held during a group when all tensors are kept."""
-    from whole_slide_cnn.engines.unified import UnifiedOptions, step_plan
-
-    groups = step_plan(network, size, compute, UnifiedOptions(**options)).groups
-    return max(group.bytes + group.carried_bytes for group in groups)
+    make = functools.partial(ENGINES[name.split("-")[0]], network, size, compute, **options)
+    if name != RECOMPUTING:
+        return make(optimiser=Adam(1e-3, epsilon=0.1))
+    with make() as plain:
+        held = max(group.bytes + group.carried_bytes for group in plain.plan.groups)
+    for share in RECOMPUTING_SHARES:
+        try:
+            engine = make(optimiser=Adam(1e-3, epsilon=0.1), device_gb=share * held / 1e9)
+        except ConfigError:  # on a small canvas most of what is held are weights, which cannot be dropped
+            continue
+        if engine.plan.recomputes:
+            return engine
+    raise AssertionError("nothing is computed again in {}".format(case))
 
 
 class Result(NamedTuple):

@@ -122,7 +122,9 @@ def test_auto_on_a_gpu_takes_what_fits_it(slide_set, tmp_path, gpu):
 
 
 def test_auto_takes_unified_only_where_memory_may_exceed_the_gpu(slide_set, tmp_path, gpu, monkeypatch):
-    config = slide_set.config(tmp_path, "engine=auto", "data.canvas=4096", "streaming.window=128", "unified.group_mb=500")
+    config = slide_set.config(
+        tmp_path, "engine=auto", "data.canvas=4096", "streaming.window=128", "unified.group_mb=500"
+    )
     gpu(int(0.95 * needed_on_gpu(config, "direct")) + CONTEXT_BYTES)
     assert settled(config)[0].engine == "streaming"
     monkeypatch.setenv("LD_PRELOAD", "/cache/libtfum.so")

@@ -54,7 +54,7 @@ class Engine(abc.ABC):
             self._variables = build.create_variables(network, compute)
             self._trainable = [spec.name for spec in network.variables if spec.trainable]
             with tf.variable_scope("accumulated"):
-                self._sums = {name: _accumulator(self._variables[name]) for name in self._trainable}
+                self._sums = {name: accumulator(self._variables[name]) for name in self._trainable}
             self._sum_values = {name: total.read_value() for name, total in self._sums.items()}
             self._scaling = LossScale() if compute == "float16" else None
             self._nought = tf.placeholder(build.variable_type(compute), [], "nought")
@@ -296,7 +296,19 @@ def session_config() -> tf.ConfigProto:
     return config
 
 
-def _accumulator(variable: tf.Variable) -> tf.Variable:
+def sum_updates(network: Network, loss: tf.Tensor, variables: Dict[str, tf.Variable]) -> List[tf.Operation]:
+    """Operations that add the gradients of a loss to sums, in a graph that is only planned: as an engine's step has
+    them."""
+    trained = [variables[spec.name] for spec in network.variables if spec.trainable]
+    return [
+        accumulator(variable).assign_add(0.5 * gradient).op  # 0.5: a slide's share
+        for variable, gradient in zip(trained, tf.gradients(loss, trained))
+        if gradient is not None
+    ]
+
+
+def accumulator(variable: tf.Variable) -> tf.Variable:
+    """A variable for the sum of gradients of another."""
     return tf.get_variable(
         variable.op.name.replace("/", "_"),
         variable.shape,

@@ -5,7 +5,7 @@ from typing import Dict, List, NamedTuple, Optional, Tuple
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from whole_slide_cnn.engines.base import Engine, Prediction
+from whole_slide_cnn.engines.base import Engine, Prediction, sum_updates
 from whole_slide_cnn.models import build, geometry
 from whole_slide_cnn.models.network import Network
 from whole_slide_cnn.models.trace import check_tensor_sizes, trace_canvas
@@ -67,7 +67,8 @@ def planning_graph(network: Network, canvas: Size, compute: str, training: bool)
     with tf.Graph().as_default() as graph:
         variables = build.create_variables(network, compute)
         step = _whole_canvas(network, Size(*canvas), compute, variables)
-        return graph, [step.loss, step.probabilities] + build.gradients_of(network, step.loss, variables, training)
+        updates = sum_updates(network, step.loss, variables) if training else []
+        return graph, [step.loss, step.probabilities] + updates
 
 
 def _whole_canvas(network: Network, canvas: Size, compute: str, variables: Dict[str, tf.Variable]) -> _Step:

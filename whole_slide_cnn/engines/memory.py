@@ -143,12 +143,13 @@ def engine_memory(
 
 def _unified_memory(network: Network, canvas: Size, compute: str, training: bool, options) -> MemoryPlan:
     plan = step_plan(network, canvas, compute, options, training)
+    # the plan has weights and sums of gradients, too
     maps = held_bytes(plan) if options.spill_dir is not None and not has_gpu() else plan.peak_bytes
     holes = 0 if has_gpu() else int(_HOLES * maps)
     parts = (
         ("feature maps", maps + holes),
         ("pixels", 3 * 3 * canvas.height * canvas.width),  # read, as TensorFlow copies them, and the next slide's
-        ("weights", _weight_bytes(network, compute, training)),
+        ("weights", _weight_bytes(network, compute, training) - _values(network, compute) * (1 + training)),
         ("slide reading", _reading_bytes(canvas)),
         ("runtime", _RUNTIME_BYTES + _OPERATION_BYTES * max(0, len(plan.op_order) - _OPERATIONS)),
     )
@@ -174,6 +175,10 @@ def _pass_bytes(steps: Sequence[Step], pixels: Size, compute: str, training: boo
 def _weight_bytes(network: Network, compute: str, training: bool) -> int:
     """Weights with what training keeps beside each: its summed gradient and Adam's two moments; while a step runs also
     the kernel with the normalisation folded in and, with oneDNN, the kernel in an order of its own."""
-    values = sum(int(np.prod(spec.shape)) for spec in network.variables)
     kept = 5 if training else 2
-    return values * _HEAD_BYTES[compute] * (kept + (training and not unrolls_patches(compute)))
+    return _values(network, compute) * (kept + (training and not unrolls_patches(compute)))
+
+
+def _values(network: Network, compute: str) -> int:
+    """Bytes of the variables alone."""
+    return _HEAD_BYTES[compute] * sum(int(np.prod(spec.shape)) for spec in network.variables)

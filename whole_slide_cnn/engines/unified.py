@@ -25,7 +25,7 @@ from graph_tools.plan import Plan
 from graph_tools.planner import make_plan
 from tf_um_patch.launch import exceeds_device, memory_fraction
 from tf_um_patch.ops import load_ops
-from whole_slide_cnn.engines.base import Engine, Prediction, has_gpu, unrolls_patches
+from whole_slide_cnn.engines.base import Engine, Prediction, has_gpu, sum_updates, unrolls_patches
 from whole_slide_cnn.errors import ConfigError
 from whole_slide_cnn.models import build, geometry
 from whole_slide_cnn.models.network import Network
@@ -188,7 +188,7 @@ def planning_graph(
         variables = build.create_variables(network, compute)
         canvas_graph = _CanvasGraph(network, canvas, compute, variables, options)
         loss, probabilities = canvas_graph.outputs(canvas_graph.embedding())
-        return graph, [loss, probabilities] + build.gradients_of(network, loss, variables, training)
+        return graph, [loss, probabilities] + (sum_updates(network, loss, variables) if training else [])
 
 
 def step_plan(

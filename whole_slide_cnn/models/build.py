@@ -1,6 +1,6 @@
 """From layers to TensorFlow operations. Runs on TensorFlow 1.15 and 2.x through the same graph-mode interface."""
 
-from typing import Dict, List, NamedTuple, Optional
+from typing import Dict, NamedTuple, Optional
 
 import tensorflow.compat.v1 as tf
 
@@ -161,16 +161,6 @@ def pool_maximum(embedding: tf.Tensor, dtype: tf.DType):
     values = tf.gather_nd(flat, tf.stack([first, tf.range(channels)], axis=1))
     # maxima skip cells that are not a number on some machines; such a cell must reach the loss
     return values + tf.stop_gradient(0.0 * tf.reduce_sum(flat, axis=0)), first
-
-
-def gradients_of(
-    network: Network, loss: tf.Tensor, variables: Dict[str, tf.Variable], training: bool
-) -> List[tf.Tensor]:
-    """Gradients of a loss with respect to all trained variables that it depends on; none unless training."""
-    if not training:
-        return []
-    found = tf.gradients(loss, [variables[spec.name] for spec in network.variables if spec.trainable])
-    return [gradient for gradient in found if gradient is not None]
 
 
 def head(network: Network, variables: Dict[str, tf.Variable], pooled: tf.Tensor, label: tf.Tensor):

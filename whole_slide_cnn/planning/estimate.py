@@ -33,8 +33,7 @@ from whole_slide_cnn.slides.canvas import BLANK_BLOCK
 
 HALF = "float16"
 ENGINES = ("direct", "streaming", "unified")
-# Beside each trained weight: its summed gradient and Adam's two moments.
-_KEPT_PER_WEIGHT = 3
+_KEPT_PER_WEIGHT = 2  # Adam's moments; the summed gradient is in the step's graph
 _PIXEL_BYTES = 2 * 3  # of this slide and of the next
 _UNLIMITED = 2**60
 
