@@ -162,8 +162,8 @@ def test_maps_leave_for_files_and_come_back_without_a_changed_bit(engine, tmp_pa
 def test_recomputation_lowers_the_stated_memory():
     options = {"strip_mb": 1, "group_mb": 10}
     plain = engine_memory("unified", NETWORK, Size(1024, 1024), "float32", True, **options)
-    less = engine_memory("unified", NETWORK, Size(1024, 1024), "float32", True, device_gb=0.08, **options)
-    assert less.total < plain.total - 25e6
+    less = engine_memory("unified", NETWORK, Size(1024, 1024), "float32", True, device_gb=0.088, **options)
+    assert less.total < plain.total - 20e6
     options["spill_dir"] = "."
     filed = engine_memory("unified", NETWORK, Size(1024, 1024), "float32", True, device_gb=0.05, **options)
     assert filed.total < less.total - 25e6
