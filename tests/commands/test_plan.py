@@ -61,7 +61,7 @@ def test_a_gpu_that_is_not_in_the_table(planned, monkeypatch):
 def test_measuring_a_step_here(planned, monkeypatch):
     from whole_slide_cnn.planning import rates
 
-    monkeypatch.setattr(rates, "MEASURED_SIDE", 96)
+    monkeypatch.setattr(rates, "MEASURED_SIDES", (96,))
     assert "recommended: direct" in planned("--device", "host", "--measure", "--host-memory", "8GB").stdout
 
 

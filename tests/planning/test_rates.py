@@ -13,17 +13,17 @@ def test_a_machine_without_a_gpu_is_a_device_of_its_own():
 def test_the_scale_is_measured_time_over_modelled(monkeypatch):
     """A machine that is modelled as twice as slow has half the scale."""
     network, machine = Network("tiny", "gmp", "softmax", 2), rates.host_machine(10**9)
-    monkeypatch.setattr(rates, "MEASURED_SIDE", 128)
+    monkeypatch.setattr(rates, "MEASURED_SIDES", (128,))
     times = []
 
     def timed(action, repeats):
         action()
         times.append(repeats)
-        return 3.0
+        return [1.0, 3.0, 9.0]
 
-    monkeypatch.setattr(rates, "_fastest", timed)
+    monkeypatch.setattr(rates, "_times", timed)
     scales = {}
     for training in (True, False):
         scales[training] = rates.measured_scale(network, "float32", training, machine)
     assert scales[False] > 1.5 * scales[True] > 0  # three seconds for a step that is modelled as shorter
-    assert times == [3, 3]
+    assert times == [5, 5]

@@ -31,7 +31,9 @@ _RUNTIME_BYTES = 60 * 10**6
 _OPERATION_BYTES = 16 * 10**3  # of TensorFlow's graph, in Python and below it, for each planned operation...
 _OPERATIONS = 700  # ...beyond these, which are as many as the graphs of the other engines have and the runtime includes
 _READING_BYTES = 100 * 10**6  # decoded blocks of this slide and the next, and the bands they are resampled in, at most
-_READING_PER_PIXEL = 2 * 3 * (1 + 4)  # of a canvas that is smaller than those: two slides, bytes and float32
+_READING_PER_PIXEL = 2 * (
+    4 + 3 + 3
+)  # of a canvas that is smaller: two slides, decoded, as they are read, and resampled
 # Holes between live tensors, which are not given back: with oneDNN TensorFlow has a pool, in which replays of a step's
 # allocations left 0 to 15 %; without it the C library's heap, where tensors are small, is no better.
 _HOLES = 0.1

@@ -1,6 +1,8 @@
 """How fast this machine computes without a GPU."""
 
+import statistics
 import time
+from typing import List
 
 import numpy as np
 
@@ -16,9 +18,11 @@ _PROBE = 768  # side of the matrices; some milliseconds
 _COPIED = 2**25  # bytes; more than a core's cache
 _REPEATS = 5
 
-# Side of the canvas of a measured step: large enough that fixed costs of an operation do not count.
-MEASURED_SIDE = 512
-_MEASURED_STEPS = 3
+# Sides of the canvas of a measured step: large enough that fixed costs of an operation do not count, and that maps are
+# not kept by a processor's caches. The larger one where the smaller takes little.
+MEASURED_SIDES = (1024, 2048)
+_LITTLE = 0.5  # seconds
+_MEASURED_STEPS = 5
 
 
 def host_machine(host_bytes: int, compute: str = "float32") -> Machine:
@@ -44,11 +48,20 @@ def host_machine(host_bytes: int, compute: str = "float32") -> Machine:
 
 
 def measured_scale(network: Network, compute: str, training: bool, machine: Machine) -> float:
-    """Time of a step of this network on a small canvas, here, over the modelled one: the fastest of some.
+    """Time of a step of this network on a small canvas, here, over the modelled one: the median of some.
 
     What is modelled with it takes the share of the machine's rates that this network's convolutions really reach.
     """
-    size = Size(MEASURED_SIDE, MEASURED_SIDE)
+    for side in MEASURED_SIDES:
+        size = Size(side, side)
+        seconds = _step_seconds(network, size, compute, training)
+        if seconds > _LITTLE:
+            break
+    modelled = in_memory_seconds(direct_graph(network, size, compute, training, unrolls_patches(compute)), machine)
+    return seconds / modelled
+
+
+def _step_seconds(network: Network, size: Size, compute: str, training: bool) -> float:
     pixels = np.random.RandomState(0).randint(0, 256, size + (3,)).astype(np.uint8)
     canvas = ArrayCanvas(pixels, "measurement")
     with DirectEngine(network, size, compute) as engine:
@@ -58,16 +71,18 @@ def measured_scale(network: Network, compute: str, training: bool, machine: Mach
             return engine.gradients([canvas], [0]) if training else engine.predict(canvas)
 
         step()  # the first one compiles
-        seconds = _fastest(step, _MEASURED_STEPS)
-    modelled = in_memory_seconds(direct_graph(network, size, compute, training, unrolls_patches(compute)), machine)
-    return seconds / modelled
+        return statistics.median(_times(step, _MEASURED_STEPS))
 
 
-def _fastest(action, repeats: int = _REPEATS) -> float:
+def _fastest(action) -> float:
     """Seconds of the fastest of some runs: what else a machine does only ever adds."""
+    return min(_times(action, _REPEATS))
+
+
+def _times(action, repeats: int) -> List[float]:
     times = []
     for _ in range(repeats):
         begin = time.perf_counter()
         action()
         times.append(time.perf_counter() - begin)
-    return min(times)
+    return times
