@@ -59,10 +59,12 @@ def test_a_gpu_that_is_not_in_the_table(planned, monkeypatch):
 
 
 def test_measuring_a_step_here(planned, monkeypatch):
-    from whole_slide_cnn.planning import rates
+    from whole_slide_cnn.planning import targets
 
-    monkeypatch.setattr(rates, "MEASURED_SIDES", (96,))
+    measured = []
+    monkeypatch.setattr(targets, "measured_scale", lambda *given: measured.append(given) or 2.0)
     assert "recommended: direct" in planned("--device", "host", "--measure", "--host-memory", "8GB").stdout
+    assert [len(given) for given in measured] == [4, 5]  # a canvas of any size, and one of a window's
 
 
 def test_the_known_gpus(call):

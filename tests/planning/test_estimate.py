@@ -133,7 +133,7 @@ def test_without_a_gpu_all_memory_is_the_hosts():
     assert all(item.device_bytes == 0 and 10**7 < item.host_bytes < 10**10 for item in found)
     refused = estimate(WORK, Target("this machine", host_machine(10**8), False))
     assert all("of host memory" in item.reason for item in refused)
-    slower = estimate(WORK, replace(target, time_scale=2.0))
+    slower = estimate(WORK, replace(target, time_scale=2.0, window_scale=2.0))
     assert [item.seconds for item in slower] == [2 * item.seconds for item in found]
 
 

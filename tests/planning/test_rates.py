@@ -2,6 +2,7 @@
 
 from whole_slide_cnn.models.network import Network
 from whole_slide_cnn.planning import rates
+from whole_slide_cnn.sizes import Size
 
 
 def test_a_machine_without_a_gpu_is_a_device_of_its_own():
@@ -13,7 +14,6 @@ def test_a_machine_without_a_gpu_is_a_device_of_its_own():
 def test_the_scale_is_measured_time_over_modelled(monkeypatch):
     """A machine that is modelled as twice as slow has half the scale."""
     network, machine = Network("tiny", "gmp", "softmax", 2), rates.host_machine(10**9)
-    monkeypatch.setattr(rates, "MEASURED_SIDES", (128,))
     times = []
 
     def timed(action, repeats):
@@ -24,6 +24,6 @@ def test_the_scale_is_measured_time_over_modelled(monkeypatch):
     monkeypatch.setattr(rates, "_times", timed)
     scales = {}
     for training in (True, False):
-        scales[training] = rates.measured_scale(network, "float32", training, machine)
+        scales[training] = rates.measured_scale(network, "float32", training, machine, (Size(128, 128),))
     assert scales[False] > 1.5 * scales[True] > 0  # three seconds for a step that is modelled as shorter
     assert times == [5, 5]

@@ -117,12 +117,14 @@ class Target:
         machine: budgets and rates; without a GPU its device is the host itself and the host's share 0.
         gpu: whether there is one.
         time_scale: measured time of a step over the modelled one, where it was measured (:mod:`.rates`).
+        window_scale: the same on a canvas of the size of a window, whose maps caches hold better.
     """
 
     name: str
     machine: Machine
     gpu: bool
     time_scale: float = 1.0
+    window_scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -191,6 +193,11 @@ def streaming_windows(work: Work) -> Tuple[Dict[Size, int], Size, bool]:
     return dict(sizes), blank.size, bool(len(cover.blank.kinds))
 
 
+def commonest_of(sizes: Dict[Size, int], blank: Size) -> Size:
+    """The size that most windows have; the blank canvas's where there is no window."""
+    return max(sizes, key=lambda size: (sizes[size], size)) if sizes else blank
+
+
 def _unrolls(work: Work, target: Target) -> bool:
     return not target.gpu and unrolls_patches(work.compute)
 
@@ -247,7 +254,7 @@ def _streaming(work: Work, target: Target) -> Estimate:
     backward. The blank canvas is computed once for a batch; where nothing is trained, once for all slides."""
     trunk = work.network.trunk
     sizes, blank, with_blank = streaming_windows(work)
-    commonest = max(sizes, key=lambda size: (sizes[size], size)) if sizes else blank
+    commonest = commonest_of(sizes, blank)
     area = commonest.height * commonest.width
     steps = {
         training: direct_graph(work.network, commonest, work.compute, training, _unrolls(work, target))
@@ -264,7 +271,7 @@ def _streaming(work: Work, target: Target) -> Estimate:
     peak = int(_peak(steps[work.training]) * max(1.0, most / area)) + _beside_weights(work)
     reason = _too_large([trace_window(trunk, window) for window in largest])
     reason = reason.replace("use engine: streaming, or a smaller canvas", "use a smaller streaming.window")
-    return _in_memory("streaming", work, target, peak, seconds * target.time_scale, reason)
+    return _in_memory("streaming", work, target, peak, seconds * target.window_scale, reason)
 
 
 def _share_with_maxima(work: Work, windows: int) -> float:

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from typing import List
+from typing import List, Sequence
 
 import numpy as np
 
@@ -18,9 +18,9 @@ _PROBE = 768  # side of the matrices; some milliseconds
 _COPIED = 2**25  # bytes; more than a core's cache
 _REPEATS = 5
 
-# Sides of the canvas of a measured step: large enough that fixed costs of an operation do not count, and that maps are
+# Canvases of a measured step: large enough that fixed costs of an operation do not count, and that maps are
 # not kept by a processor's caches. The larger one where the smaller takes little.
-MEASURED_SIDES = (1024, 2048)
+MEASURED_SIZES = (Size(1024, 1024), Size(2048, 2048))
 _LITTLE = 0.5  # seconds
 _MEASURED_STEPS = 5
 
@@ -47,13 +47,17 @@ def host_machine(host_bytes: int, compute: str = "float32") -> Machine:
     )
 
 
-def measured_scale(network: Network, compute: str, training: bool, machine: Machine) -> float:
-    """Time of a step of this network on a small canvas, here, over the modelled one: the median of some.
+def measured_scale(
+    network: Network, compute: str, training: bool, machine: Machine, sizes: Sequence[Size] = MEASURED_SIZES
+) -> float:
+    """Time of a step of this network on a canvas, here, over the modelled one: the median of some.
 
     What is modelled with it takes the share of the machine's rates that this network's convolutions really reach.
+
+    Args:
+        sizes: of the canvas; the next one is measured where the one before takes little.
     """
-    for side in MEASURED_SIDES:
-        size = Size(side, side)
+    for size in sizes:
         seconds = _step_seconds(network, size, compute, training)
         if seconds > _LITTLE:
             break

@@ -13,7 +13,7 @@ from whole_slide_cnn.engines.unified import UnifiedOptions
 from whole_slide_cnn.errors import ConfigError
 from whole_slide_cnn.models.network import Network
 from whole_slide_cnn.planning.devices import CONTEXT_BYTES, HOST_SHARE, first_card, gpu_named, machine_of, match_gpu
-from whole_slide_cnn.planning.estimate import Estimate, Target, Work
+from whole_slide_cnn.planning.estimate import Estimate, Target, Work, commonest_of, streaming_windows
 from whole_slide_cnn.planning.rates import host_machine, measured_scale
 from whole_slide_cnn.planning.recommend import Recommendation, label
 from whole_slide_cnn.sizes import Size
@@ -104,7 +104,12 @@ def measured(target: Target, work: Work) -> Target:
     """
     if target.gpu:
         raise ConfigError("--measure times a step on this machine's processor; use it with --device host")
-    return replace(target, time_scale=measured_scale(work.network, work.compute, work.training, target.machine))
+    sizes, blank, _ = streaming_windows(work)
+    window = commonest_of(sizes, blank)
+    whole, of_window = (
+        measured_scale(work.network, work.compute, work.training, target.machine, *more) for more in ((), ((window,),))
+    )
+    return replace(target, time_scale=whole, window_scale=of_window)
 
 
 def _with_rates(machine: Machine, given: Overrides) -> Machine:
