@@ -78,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
     arguments.add_argument("--backbone", default="tiny")
-    arguments.add_argument("--pooling", default="gmp")
+    arguments.add_argument("--pooling", default="gap", help="with gmp, chance decides which windows are computed again")
     arguments.add_argument("--compute", default="float32")
     arguments.add_argument("--window", type=int, default=512)
     arguments.add_argument("--strip-mb", type=float, default=16)

@@ -1,9 +1,12 @@
 """The comparison with the papers' figures: its rules, and the quick one of its rows; all of them in the slow tests."""
 
 import json
+import os
 
 import published_figures
 import pytest
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
 def test_bands():
@@ -27,3 +30,7 @@ def test_all_rows_are_within_their_bands(tmp_path, capsys):
     rows = json.loads((tmp_path / "rows.json").read_text())
     assert len([row for row in rows if row["within"]]) >= 7 and not [row for row in rows if row["within"] is False]
     assert "all rows with a band are within it" in capsys.readouterr().out
+    with open(os.path.join(ROOT, "docs", "planning.md"), encoding="utf-8") as stream:
+        documented = stream.read()
+    for row in rows:
+        assert "| {} | {} | ".format(row["what"], row["inferred"]) in documented
