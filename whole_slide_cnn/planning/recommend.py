@@ -134,8 +134,8 @@ def conclusion(work: Work, target: Target, estimates: Sequence[Estimate]) -> str
 def _numbers(item: Estimate) -> Tuple[str, ...]:
     known = item.device_bytes or item.host_bytes
     return (
-        "{:.1f}".format(item.device_bytes / GB) if item.device_bytes else "-",
-        "{:.1f}".format(item.host_bytes / GB) if known else "-",
+        "{:.3g}".format(item.device_bytes / GB) if item.device_bytes else "-",
+        "{:.3g}".format(item.host_bytes / GB) if known else "-",
         "-" if item.seconds is None else "{:.3g}".format(item.seconds),
         "-" if item.seconds is None else "{:.3g}".format(60 / item.seconds),
     )
