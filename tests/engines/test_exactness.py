@@ -23,6 +23,8 @@ def _slow(name, case):
     """The graphs of unified have an operation for every strip, and take long to build."""
     if name == exactness.RECOMPUTING:  # its numbers are those of unified to the last bit (test_unified.py)
         return case.slow or case.pooling == "gap" or case.width != 450 or case.tissue not in ("corner", "pair")
+    if case.backbone == "fixup_resnet50":  # half a minute on two cores
+        return True
     return case.slow or (
         name == "unified" and (case.backbone, case.tissue) not in (("tiny", "corner"), ("tiny", "pair"))
     )

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from whole_slide_cnn.engines.blank import BlankCanvas
 from whole_slide_cnn.engines.cover import blank_cells, grid_cover
-from whole_slide_cnn.engines.streaming import StreamingEngine
+from whole_slide_cnn.engines.streaming import StreamingEngine, pixel_sizes
 from whole_slide_cnn.errors import SlideError
 from whole_slide_cnn.models import geometry
 from whole_slide_cnn.models.geometry import Range
@@ -174,3 +174,10 @@ def test_weights_that_are_not_a_number_are_seen_in_the_loss(pooling):
         weights["conv5_block1_2_conv/bias"] = weights["conv5_block1_2_conv/bias"] * np.nan
         engine.load_state(weights)
         assert np.isnan(engine.predict(ArrayCanvas(image), 1).loss)
+
+
+def test_pixels_of_windows_are_those_of_each_by_itself():
+    trunk, canvas = TRUNKS["tiny"](), Size(700, 611)
+    windows = grid_cover(np.ones(tuple(geometry.cells_of(trunk, canvas)), bool), 4)
+    each = [geometry.window_geometry(trunk, canvas, window).pixels.size for window in windows]
+    assert len(windows) > 10 and pixel_sizes(trunk, canvas, windows) == each and len(set(each)) > 3

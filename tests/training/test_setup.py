@@ -86,7 +86,7 @@ def test_auto_is_streaming_where_memory_is_unknown(slide_set, tmp_path, monkeypa
 
 
 def test_auto_is_streaming_where_a_tensor_would_be_too_large(slide_set, tmp_path):
-    config = slide_set.config(tmp_path, "engine=auto", "data.canvas=40000", "memory_gb=1.0e+9")
+    config = slide_set.config(tmp_path, "engine=auto", "data.canvas=40000", "streaming.window=1024", "memory_gb=1.0e+9")
     assert settled(config)[0].engine == "streaming"
 
 

@@ -5,7 +5,7 @@ computed again. Blank cells are taken from one small blank canvas. Memory does n
 """
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -287,12 +287,25 @@ def choose_cover(trunk, canvas: Size, side: int, blank_blocks: np.ndarray, blank
         left = np.ones_like(are_blank)
         for window in windows:
             left[_slices(window)] = False
-        cost = sum(_area(geometry.window_geometry(trunk, canvas, window).pixels) for window in windows)
+        cost = sum(size.height * size.width for size in pixel_sizes(trunk, canvas, windows))
         if left.any():
             cost += blank.size.height * blank.size.width
         choices.append((cost, windows, left))
     _, windows, left = min(choices, key=lambda choice: choice[0])
     return Cover(tuple(windows), blank.kinds_of(left))
+
+
+def pixel_sizes(trunk, canvas: Size, windows: Sequence[Window]) -> List[Size]:
+    """Pixels that each window of cells reads, halo included. Its rows depend on its rows alone, and so do its columns:
+    of a grid of windows, only one of each row and of each column is worked out."""
+    heights: Dict[Tuple[int, int], int] = {}
+    widths: Dict[Tuple[int, int], int] = {}
+    for window in windows:
+        rows, columns = (window.top, window.height), (window.left, window.width)
+        if rows not in heights or columns not in widths:
+            pixels = geometry.window_geometry(trunk, canvas, window).pixels
+            heights[rows], widths[columns] = pixels.height, pixels.width
+    return [Size(heights[w.top, w.height], widths[w.left, w.width]) for w in windows]
 
 
 def window_side(trunk, extent: int, window: int) -> int:
@@ -316,7 +329,3 @@ def largest_windows(trunk, canvas: Size, window: int) -> List[geometry.WindowGeo
 
 def _slices(window: Window):
     return slice(window.top, window.bottom), slice(window.left, window.right)
-
-
-def _area(window: Window) -> int:
-    return window.height * window.width

@@ -21,10 +21,9 @@ from graph_tools.simulate import Simulation, simulate
 from whole_slide_cnn.engines.base import unrolls_patches
 from whole_slide_cnn.engines.blank import BlankCanvas
 from whole_slide_cnn.engines.memory import GB, HOST_PARTS, engine_memory
-from whole_slide_cnn.engines.streaming import choose_cover, largest_windows, window_side
+from whole_slide_cnn.engines.streaming import choose_cover, largest_windows, pixel_sizes, window_side
 from whole_slide_cnn.engines.unified import UnifiedOptions, order_of, step_plan
 from whole_slide_cnn.errors import ConfigError, TensorTooLargeError
-from whole_slide_cnn.models import geometry
 from whole_slide_cnn.models.network import Network
 from whole_slide_cnn.models.trace import Step, check_tensor_sizes, trace_canvas, trace_window
 from whole_slide_cnn.planning.graphs import direct_graph, in_memory_seconds, unified_graph
@@ -189,7 +188,7 @@ def streaming_windows(work: Work) -> Tuple[Dict[Size, int], Size, bool]:
     top, left = (blocks.shape[0] - height) // 2, (blocks.shape[1] - width) // 2
     blocks[max(top, 0) : top + height, max(left, 0) : left + width] = False
     cover = choose_cover(trunk, canvas, window_side(trunk, canvas.height, work.window), blocks, blank)
-    sizes = Counter(geometry.window_geometry(trunk, canvas, window).pixels.size for window in cover.windows)
+    sizes = Counter(pixel_sizes(trunk, canvas, cover.windows))
     return dict(sizes), blank.size, bool(len(cover.blank.kinds))
 
 
