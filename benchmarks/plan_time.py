@@ -1,7 +1,7 @@
 """Time to plan a training step of the paper's network: ``python benchmarks/plan_time.py``.
 
 The graph of the whole step is built, never run, and planned for the machine of ``graph_tools.machine``. Strips are so
-large that there are some 35,000 operations. On a machine that is busy otherwise, ``processor`` tells the seconds of
+large that there are some 33,000 operations. On a machine that is busy otherwise, ``processor`` tells the seconds of
 computing apart from those of waiting for it.
 """
 
@@ -17,17 +17,22 @@ from graph_tools.simulate import simulate
 
 MB = 10**6
 SMALLEST = 2 * 2**20  # bytes: a page
-STRIPS_MB = {"float32": 768.0, "bfloat16": 384.0}  # 33,395 and 34,000 operations at 21,500 px
+STRIPS_MB = {"float32": 768.0, "bfloat16": 384.0}  # some 33,000 operations at 21,500 px
 
 
 def measure(backbone: str, side: int, compute: str, strip_mb: float, choice: str, group_mb: int) -> dict:
     """Seconds of each phase, and how large the graph and the plan are."""
-    from step_graph import step_graph
-
+    from graph_tools.extract import extract
+    from whole_slide_cnn.engines.unified import UnifiedOptions, planning_graph
     from whole_slide_cnn.models.network import Network
+    from whole_slide_cnn.sizes import Size
 
-    busy = time.process_time()
-    graph, seconds = step_graph(Network(backbone, "gmp", "softmax", 3), side, compute, strip_mb)
+    busy, started, seconds = time.process_time(), time.time(), {}
+    network, options = Network(backbone, "gmp", "softmax", 3), UnifiedOptions(strip_mb=strip_mb)
+    built = planning_graph(network, Size(side, side), compute, options)
+    seconds["build"], started = time.time() - started, time.time()
+    graph = extract(*built)
+    seconds["extract"] = time.time() - started
     machine, started = Machine(), time.time()
     plan = make_plan(graph, group_mb * MB, choice=choice, machine=machine, smallest=SMALLEST)
     seconds["plan"], started = time.time() - started, time.time()

@@ -56,13 +56,14 @@ def heatmap(config, checkpoint, output, records, lists, classes=None, threshold=
     Returns:
         Slide name to reason, of slides that could not be read.
     """
+    from whole_slide_cnn.models.network import make_network
     from whole_slide_cnn.provenance import write_provenance
     from whole_slide_cnn.training import setup
     from whole_slide_cnn.training.communicator import SingleCommunicator
     from whole_slide_cnn.training.slides import SlideSource
 
     group = SingleCommunicator() if group is None else group
-    network = setup.make_network(config)
+    network = make_network(config)
     with group.after_first():
         drawn = _indices(classes, config.data.classes)
         if not 0 < threshold < 1:

@@ -45,6 +45,7 @@ def test(config, checkpoint=None, split="test", group=None):
         The report on slides (:class:`whole_slide_cnn.evaluation.scores.Report`; None in processes other than 0), the
         slides that could not be scored, and those that were but could not be drawn: their names, with the reasons.
     """
+    from whole_slide_cnn.models.network import make_network
     from whole_slide_cnn.training import setup
     from whole_slide_cnn.training.communicator import SingleCommunicator
 
@@ -52,7 +53,7 @@ def test(config, checkpoint=None, split="test", group=None):
     maps = config.outputs.heatmaps if split == "test" else None
     with group.after_first():
         source = setup.open_splits(config, split)[split]
-        network = setup.make_network(config)
+        network = make_network(config)
         checkpoint = setup.trained_path(config, checkpoint)
         weights, progress = setup.trained_weights(network, checkpoint)
         if maps is not None:

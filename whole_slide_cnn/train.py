@@ -40,6 +40,7 @@ def train(config, resume=False, overwrite=False, group=None):
         Interrupted: a signal stopped the run; a checkpoint to go on from was written.
     """
     from whole_slide_cnn.evaluation.plots import plot_learning_curves
+    from whole_slide_cnn.models.network import make_network
     from whole_slide_cnn.training import run_folder, setup
     from whole_slide_cnn.training.communicator import SingleCommunicator
     from whole_slide_cnn.training.loop import Trainer
@@ -48,7 +49,7 @@ def train(config, resume=False, overwrite=False, group=None):
     with group.after_first():
         sources = setup.open_splits(config, "train")
         prepare, extra_memory = setup.make_augmentation(config)
-    network, folder = setup.make_network(config), config.result_dir
+    network, folder = make_network(config), config.result_dir
     begun = None
     if group.rank == 0:
         begun = _begin(config, network, resume, overwrite, group, sum(size for _, size in extra_memory))

@@ -140,6 +140,15 @@ def test_a_run_that_does_not_fit_its_gpu_is_refused(slide_set, tmp_path, gpu):
     assert len(said) == 1 and said[0].startswith("plan for V100-32GB: device memory ")
 
 
+def test_a_step_that_exceeds_its_gpu_needs_unified_memory(slide_set, tmp_path, gpu, monkeypatch):
+    config = slide_set.config(tmp_path, "engine=unified", "data.canvas=2048", "unified.group_mb=50")
+    gpu(int(0.6 * needed_on_gpu(config, "direct")) + CONTEXT_BYTES)
+    with pytest.raises(MemoryBudgetError, match="no unified memory; start the command with: python -m tf_um_patch run"):
+        setup.make_engine(config, NETWORK, setup.make_optimiser(config), lambda text: None)
+    monkeypatch.setenv("LD_PRELOAD", "/cache/libtfum.so")
+    assert auto.foresee(config, True, auto.run_target(config)).fits
+
+
 def test_what_is_decided_already_stays_and_is_not_mentioned(slide_set, tmp_path):
     for engine in ("direct", "streaming"):
         config = slide_set.config(tmp_path, "engine=" + engine, "model.compute=bfloat16")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from whole_slide_cnn.errors import SlideError
+from whole_slide_cnn.models.network import make_network
 from whole_slide_cnn.slides.canvas import SlideCanvas
 from whole_slide_cnn.training import loop, setup
 from whole_slide_cnn.training.checkpoint import load_checkpoint
@@ -24,7 +25,7 @@ class Workshop:
     def engine(self, config):
         """An engine with its optimiser, as a new run of the configuration begins with them."""
         key = config.engine, config.model, config.train.optimizer
-        network = setup.make_network(config)
+        network = make_network(config)
         if key not in self._made:
             optimiser = setup.make_optimiser(config)
             engine = setup.make_engine(config, network, optimiser, report=lambda text: None)
@@ -118,7 +119,7 @@ def test_engines_agree_after_three_steps(workshop, slide_set, tmp_path, pooling)
         )
         trained[engine] = workshop.train(config)
     (direct_rows, direct), (streaming_rows, streaming) = (trained[engine] for engine in ENGINES)
-    start = setup.make_network(config).initial_weights(config.seed)
+    start = make_network(config).initial_weights(config.seed)
     for name in direct:
         assert relative_error(streaming[name], direct[name]) <= 1e-9, name
         assert relative_error(direct[name], start[name] + 1e-12) > 1e-4, name
@@ -219,7 +220,7 @@ def test_exported_weights_predict_alike(workshop, slide_set, tmp_path, canvases)
     """What best.h5 holds, given as model.weights, is the best checkpoint's network."""
     config = slide_set.config(tmp_path)
     workshop.train(config)
-    network = setup.make_network(config)
+    network = make_network(config)
     state, _ = load_checkpoint(os.path.join(config.result_dir, "best.npz"), network)
     engine, _ = workshop.engine(config)
     engine.load_state(state)

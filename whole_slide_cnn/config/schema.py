@@ -157,7 +157,11 @@ class Unified(Section):
         above=0,
     )
     prefetch_depth: int = option(
-        "How many groups ahead a tensor is fetched to the device; 0 fetches none.", 1, at_least=0, may_change=True
+        "How many groups ahead a tensor is fetched to the device; 0 fetches none. With unified.device_gb and choice "
+        "remat the plan decides.",
+        1,
+        at_least=0,
+        may_change=True,
     )
     device_gb: Optional[float] = option(
         "Gigabytes (10^9 bytes) that what a step holds at once shall fit: maps beyond it leave the device after "

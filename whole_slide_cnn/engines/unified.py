@@ -8,6 +8,7 @@ compute them again in the backward pass, or move them out of the device, so that
 those of ``direct``.
 """
 
+import functools
 import os
 import warnings
 from dataclasses import dataclass
@@ -191,6 +192,7 @@ def planning_graph(
         return graph, [loss, probabilities] + (sum_updates(network, loss, variables) if training else [])
 
 
+@functools.lru_cache(maxsize=2)  # what a run will take is asked more than once before it
 def step_plan(
     network: Network,
     canvas: Size,

@@ -6,6 +6,7 @@ from typing import Dict, Tuple
 
 import numpy as np
 
+from whole_slide_cnn.config import TrainConfig
 from whole_slide_cnn.errors import ConfigError
 from whole_slide_cnn.models import geometry
 from whole_slide_cnn.models.layers import Conv, Trunk, VariableSpec, layer_variables, walk
@@ -100,6 +101,12 @@ class Network:
     def initial_weights(self, seed: int) -> Dict[str, np.ndarray]:
         """First values of all variables, float64; the same for a seed on every machine and runtime."""
         return {spec.name: _initial_value(spec, seed) for spec in self.variables}
+
+
+def make_network(config: TrainConfig) -> Network:
+    """The network a configuration asks for."""
+    model = config.model
+    return Network(model.backbone, model.pooling, model.activation, len(config.data.classes), model.class0_bias)
 
 
 def _channels(trunk: Trunk) -> int:

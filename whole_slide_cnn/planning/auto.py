@@ -16,6 +16,12 @@ from whole_slide_cnn.planning.targets import Overrides, target_of, work_of
 _SHARE_OF_FREE_MEMORY = 0.5  # auto leaves the rest to what else comes to this machine while a run lasts
 
 
+_NEEDS_UNIFIED_MEMORY = (
+    "the step exceeds the GPU's memory, and this process has no unified memory; start the command with: python -m "
+    "tf_um_patch run --"
+)
+
+
 def run_target(config: TrainConfig, processes: int = 1, others: int = 0) -> Optional[Target]:
     """The machine that a run has: this machine's GPU, or its share of the host; None where its memory is not known.
 
@@ -63,4 +69,6 @@ def foresee(config: TrainConfig, training: bool, target: Target) -> Estimate:
     """What a run will take of a machine, with the engine that is set."""
     work = work_of(config, training)
     (found,) = estimate(work, target, (configured(work.unified),), (config.engine,))
+    if found.fits and found.simulation is not None and found.simulation.bytes_out and not can_exceed_device():
+        return replace(found, reason=_NEEDS_UNIFIED_MEMORY)
     return found

@@ -132,7 +132,6 @@ class Estimate:
 
     Attributes:
         engine: name of the engine.
-        variant: what of the schedule is turned on (unified only).
         compute: type that it computes in.
         device_bytes: peak on the device; 0 without a GPU.
         host_bytes: peak on the host.
@@ -145,7 +144,6 @@ class Estimate:
     """
 
     engine: str
-    variant: str
     compute: str
     device_bytes: int
     host_bytes: int
@@ -155,6 +153,11 @@ class Estimate:
     schedule: Optional[Schedule] = None
     group_bytes: int = 0
     budget_bytes: int = 0
+
+    @property
+    def variant(self) -> str:
+        """What of its schedule is turned on; empty without one."""
+        return "" if self.schedule is None else self.schedule.name
 
     @property
     def fits(self) -> bool:
@@ -289,10 +292,10 @@ def _in_memory(engine: str, work: Work, target: Target, device: int, seconds: fl
         host = HOST_PARTS if engine == "streaming" else _host_parts(work)
         reason = reason or _weights_alone(work, budget) or _over_budget(device, budget, "device memory", remedy)
         reason = reason or _over_budget(host, target.machine.host_bytes, "host memory", "give it more")
-        return Estimate(engine, "", work.compute, device, host, seconds, reason)
+        return Estimate(engine, work.compute, device, host, seconds, reason)
     host = engine_memory(engine, work.network, work.canvas, work.compute, work.training, window=work.window).total
     reason = reason or _over_budget(host, budget, "host memory", remedy)
-    return Estimate(engine, "", work.compute, 0, host, seconds, reason)
+    return Estimate(engine, work.compute, 0, host, seconds, reason)
 
 
 def _weights_alone(work: Work, budget: int) -> str:
@@ -315,10 +318,10 @@ def _unified_on_host(work: Work, target: Target) -> Estimate:
             plan = step_plan(work.network, work.canvas, work.compute, work.unified, work.training)
             ops = with_recomputes(ops, plan.recomputes)
     except (TensorTooLargeError, ConfigError) as error:
-        return Estimate("unified", "", work.compute, 0, 0, None, str(error))
+        return Estimate("unified", work.compute, 0, 0, None, str(error))
     seconds = in_memory_seconds(ops, target.machine) * target.time_scale
     reason = _over_budget(host, target.machine.device_bytes, "host memory", "use streaming, or set unified.device_gb")
-    return Estimate("unified", "", work.compute, 0, host, seconds, reason)
+    return Estimate("unified", work.compute, 0, host, seconds, reason)
 
 
 def _unified(work: Work, target: Target, schedules: Sequence[Schedule]) -> Iterator[Estimate]:
@@ -333,7 +336,7 @@ def _unified(work: Work, target: Target, schedules: Sequence[Schedule]) -> Itera
         reason = str(error)
     for schedule in schedules:
         if reason:
-            yield Estimate("unified", schedule.name, work.compute, 0, 0, None, reason, schedule=schedule)
+            yield Estimate("unified", work.compute, 0, 0, None, reason, schedule=schedule)
         else:
             machine = replace(target.machine, device_bytes=budget - beside)
             yield _scheduled(work, ops, machine, schedule, beside)
@@ -347,13 +350,12 @@ def _scheduled(work: Work, ops: OpGraph, machine: Machine, schedule: Schedule, b
     try:
         simulation = simulate(ops, plan_of(ops, unlimited, schedule), unlimited)
     except GraphToolsError as error:
-        return Estimate("unified", schedule.name, work.compute, 0, 0, None, str(error), schedule=schedule)
+        return Estimate("unified", work.compute, 0, 0, None, str(error), schedule=schedule)
     device, host = simulation.peak_device_bytes + beside, simulation.peak_host_bytes + _host_parts(work)
     remedy = "use streaming, half precision, or let maps be computed again (unified.device_gb)"
     reason = _over_budget(host, machine.host_bytes, "host memory", remedy)
     return Estimate(
         "unified",
-        schedule.name,
         work.compute,
         device,
         host,

@@ -142,11 +142,11 @@ def _numbers(item: Estimate) -> Tuple[str, ...]:
 
 
 def sentence(item: Estimate, target: Target) -> str:
-    """One line before a run."""
-    device = "device memory {:.2f} GB, ".format(item.device_bytes / GB) if target.gpu else ""
-    about = "about" if target.gpu or target.time_scale != 1.0 else "roughly"
-    seconds = "" if item.seconds is None else ", {} {} a slide".format(about, readable_seconds(item.seconds))
-    return "plan for {}: {}host memory {:.2f} GB{}".format(target.name, device, item.host_bytes / GB, seconds)
+    """One line before a run on a GPU."""
+    seconds = "" if item.seconds is None else ", about {} a slide".format(readable_seconds(item.seconds))
+    return "plan for {}: device memory {:.2f} GB, host memory {:.2f} GB{}".format(
+        target.name, item.device_bytes / GB, item.host_bytes / GB, seconds
+    )
 
 
 def readable_seconds(seconds: float) -> str:

@@ -11,7 +11,7 @@ from whole_slide_cnn.config import TrainConfig
 from whole_slide_cnn.engines.memory import GB, free_host_memory
 from whole_slide_cnn.engines.unified import UnifiedOptions
 from whole_slide_cnn.errors import ConfigError
-from whole_slide_cnn.models.network import Network
+from whole_slide_cnn.models.network import make_network
 from whole_slide_cnn.planning.devices import CONTEXT_BYTES, HOST_SHARE, first_card, gpu_named, machine_of, match_gpu
 from whole_slide_cnn.planning.estimate import Estimate, Target, Work, commonest_of, streaming_windows
 from whole_slide_cnn.planning.rates import host_machine, measured_scale
@@ -35,12 +35,10 @@ class Overrides(NamedTuple):
 
 def work_of(config: TrainConfig, training: bool, tissue: float = 1.0) -> Work:
     """What a configuration asks to be computed for one slide."""
-    model = config.model
-    network = Network(model.backbone, model.pooling, model.activation, len(config.data.classes), model.class0_bias)
     return Work(
-        network,
+        make_network(config),
         Size(*config.data.canvas),
-        model.compute,
+        config.model.compute,
         training,
         tissue,
         config.streaming.window,

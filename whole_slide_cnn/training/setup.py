@@ -29,12 +29,6 @@ from whole_slide_cnn.training.slides import Prepare, SlideSource
 SPLITS = ("train", "val", "test")
 
 
-def make_network(config: TrainConfig) -> Network:
-    """The network a configuration asks for."""
-    model = config.model
-    return Network(model.backbone, model.pooling, model.activation, len(config.data.classes), model.class0_bias)
-
-
 def make_optimiser(config: TrainConfig) -> Adam:
     """The optimiser a configuration asks for."""
     train = config.train
