@@ -1,7 +1,7 @@
 """Time to plan a training step of the paper's network: ``python benchmarks/plan_time.py``.
 
 The graph of the whole step is built, never run, and planned for the machine of ``graph_tools.machine``. Strips are so
-large that there are some 33,000 operations. On a machine that is busy otherwise, ``processor`` tells the seconds of
+large that there are some 34,000 operations. On a machine that is busy otherwise, ``processor`` tells the seconds of
 computing apart from those of waiting for it.
 """
 
@@ -17,7 +17,7 @@ from graph_tools.simulate import simulate
 
 MB = 10**6
 SMALLEST = 2 * 2**20  # bytes: a page
-STRIPS_MB = {"float32": 768.0, "bfloat16": 384.0}  # some 33,000 operations at 21,500 px
+STRIPS_MB = {"float32": 768.0, "bfloat16": 384.0}  # some 34,000 operations at 21,500 px
 
 
 def measure(backbone: str, side: int, compute: str, strip_mb: float, choice: str, group_mb: int) -> dict:
