@@ -124,8 +124,8 @@ def make_engine(name: str, case: Case, compute: str):
     from whole_slide_cnn.engines import ENGINES
     from whole_slide_cnn.errors import ConfigError
     from whole_slide_cnn.models.network import Network
+    from whole_slide_cnn.running.optimisers import Adam
     from whole_slide_cnn.sizes import Size
-    from whole_slide_cnn.training.optimisers import Adam
 
     network, size = Network(case.backbone, case.pooling, case.activation, 3), Size(case.height, case.width)
     options = {"window": case.window} if name == "streaming" else {}

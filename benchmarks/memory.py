@@ -76,9 +76,9 @@ def measure(options, side: int, slide: str) -> dict:
     from whole_slide_cnn.engines import ENGINES
     from whole_slide_cnn.engines.memory import engine_memory
     from whole_slide_cnn.models.network import Network
+    from whole_slide_cnn.running.optimisers import Adam
     from whole_slide_cnn.sizes import Size
     from whole_slide_cnn.slides.canvas import open_canvas
-    from whole_slide_cnn.training.optimisers import Adam
 
     with tf.Graph().as_default(), tf.Session() as session:
         session.run(tf.matmul(tf.ones([64, 64]), tf.ones([64, 64])))

@@ -4,9 +4,9 @@ For each canvas: the rate on a device that holds everything (the same graph in t
 schedule (groups, each fetched during the one before), the plan that recomputes and moves (``remat``), and the bound of
 a schedule that only moves: the larger of computing and of carrying once what the device cannot hold.
 
-Assumptions, all in ``graph_tools.machine.Machine``: arithmetic and memory run at the V100's peak, the link as the paper
-measured it. Real convolutions sustain less: computing and recomputing then take longer, moving does not, and the shares
-change little where nothing waits for the link.
+Assumptions, all in ``graph_tools.simulation.machine.Machine``: arithmetic and memory run at the V100's peak, the link
+as the paper measured it. Real convolutions sustain less: computing and recomputing then take longer, moving does not,
+and the shares change little where nothing waits for the link.
 """
 
 import argparse
@@ -17,11 +17,11 @@ import sys
 import time
 from dataclasses import asdict, replace
 
-from graph_tools.machine import Machine
-from graph_tools.opgraph import OpGraph
+from graph_tools.graph.opgraph import OpGraph
+from graph_tools.passes.planner import make_plan
 from graph_tools.plan import Plan
-from graph_tools.planner import make_plan
-from graph_tools.simulate import simulate
+from graph_tools.simulation.machine import Machine
+from graph_tools.simulation.simulate import simulate
 from graph_tools.sizes import parse_bytes, readable
 
 MB = 10**6

@@ -1,8 +1,8 @@
 """Time to plan a training step of the paper's network: ``python benchmarks/plan_time.py``.
 
-The graph of the whole step is built, never run, and planned for the machine of ``graph_tools.machine``. Strips are so
-large that there are some 34,000 operations. On a machine that is busy otherwise, ``processor`` tells the seconds of
-computing apart from those of waiting for it.
+The graph of the whole step is built, never run, and planned for the machine of ``graph_tools.simulation.machine``.
+Strips are so large that there are some 34,000 operations. On a machine that is busy otherwise, ``processor`` tells the
+seconds of computing apart from those of waiting for it.
 """
 
 import argparse
@@ -11,9 +11,9 @@ import os
 import sys
 import time
 
-from graph_tools.machine import Machine
-from graph_tools.planner import CHOICES, make_plan
-from graph_tools.simulate import simulate
+from graph_tools.passes.planner import CHOICES, make_plan
+from graph_tools.simulation.machine import Machine
+from graph_tools.simulation.simulate import simulate
 
 MB = 10**6
 SMALLEST = 2 * 2**20  # bytes: a page
@@ -22,7 +22,7 @@ STRIPS_MB = {"float32": 768.0, "bfloat16": 384.0}  # some 34,000 operations at 2
 
 def measure(backbone: str, side: int, compute: str, strip_mb: float, choice: str, group_mb: int) -> dict:
     """Seconds of each phase, and how large the graph and the plan are."""
-    from graph_tools.extract import extract
+    from graph_tools.tensorflow.extract import extract
     from whole_slide_cnn.engines.unified import UnifiedOptions, planning_graph
     from whole_slide_cnn.models.network import Network
     from whole_slide_cnn.sizes import Size

@@ -52,8 +52,8 @@ def measure(options, engine: str, side: int, slide: str) -> dict:
     import tensorflow.compat.v1 as tf
 
     from whole_slide_cnn.engines import ENGINES as KNOWN
+    from whole_slide_cnn.running.optimisers import Adam
     from whole_slide_cnn.slides.canvas import ArrayCanvas, open_canvas
-    from whole_slide_cnn.training.optimisers import Adam
 
     with tf.Graph().as_default(), tf.Session() as session:
         session.run(tf.matmul(tf.ones([64, 64]), tf.ones([64, 64])))

@@ -6,15 +6,15 @@ from dataclasses import fields
 
 from graph_tools.errors import GraphToolsError
 from graph_tools.files import read_text, write_text
-from graph_tools.machine import Machine
-from graph_tools.opgraph import OpGraph
-from graph_tools.order import ORDERS
+from graph_tools.graph.opgraph import OpGraph
+from graph_tools.passes.order import ORDERS
+from graph_tools.passes.planner import CHOICES, make_plan, unplanned
 from graph_tools.plan import Plan, plan_table
-from graph_tools.planner import CHOICES, make_plan, unplanned
 from graph_tools.serial import from_json, to_json
-from graph_tools.simulate import Simulation, simulate
+from graph_tools.simulation.machine import Machine
+from graph_tools.simulation.simulate import Simulation, simulate
+from graph_tools.simulation.trace import chrome_trace
 from graph_tools.sizes import parse_bytes, readable
-from graph_tools.trace import chrome_trace
 
 EXIT_USER_ERROR = 2
 
@@ -131,7 +131,7 @@ def _rate(text: str) -> float:
 
 
 def _extract(options):
-    from graph_tools.extract import default_fetches, extract, load_meta_graph  # imports TensorFlow
+    from graph_tools.tensorflow.extract import default_fetches, extract, load_meta_graph  # imports TensorFlow
 
     meta = load_meta_graph(options.meta)
     fetches = options.fetch or default_fetches(meta)

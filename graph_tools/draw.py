@@ -3,10 +3,10 @@
 from matplotlib.figure import Figure  # no pyplot: it keeps figures alive and needs a display's toolkit
 
 from graph_tools.files import write_with
-from graph_tools.lifetimes import lifetimes, live_bytes
-from graph_tools.opgraph import OpGraph
+from graph_tools.graph.lifetimes import lifetimes, live_bytes
+from graph_tools.graph.opgraph import OpGraph
+from graph_tools.passes.recompute import with_recomputes
 from graph_tools.plan import Plan
-from graph_tools.recompute import with_recomputes
 
 _MOST_BANDS = 400  # more are thinner than a pixel
 _GB = 1e9

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import Tuple
 
 from graph_tools.errors import PlanError
-from graph_tools.group import Group, op_order
-from graph_tools.opgraph import TensorRef
-from graph_tools.prefetch import Prefetch
+from graph_tools.graph.opgraph import TensorRef
+from graph_tools.passes.group import Group, op_order
+from graph_tools.passes.prefetch import Prefetch
 from graph_tools.sizes import readable
 
 _SHOWN_GROUPS = 24

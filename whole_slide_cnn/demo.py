@@ -14,7 +14,7 @@ from whole_slide_cnn.config import load_config
 from whole_slide_cnn.errors import WholeSlideError
 from whole_slide_cnn.evaluation.scores import format_auc
 from whole_slide_cnn.files import make_folder, write_text
-from whole_slide_cnn.slides.colour_baseline import RESULT_FILE
+from whole_slide_cnn.synthesis.colour_baseline import RESULT_FILE
 
 NORMAL, LESION = CLASSES = ("normal", "adenocarcinoma")
 SLIDES = {"train": 120, "val": 20, "test": 30}  # per class

@@ -50,7 +50,7 @@ def heatmap(config, checkpoint, output, records, lists, classes=None, threshold=
         classes: names of the classes to draw; all by default.
         threshold: of the contours.
         masks: folder of masks to compare with, or None.
-        group: the processes that share the slides (:class:`whole_slide_cnn.training.communicator.Communicator`), all of
+        group: the processes that share the slides (:class:`whole_slide_cnn.running.communicator.Communicator`), all of
             which make this call; None for one process.
 
     Returns:
@@ -58,9 +58,9 @@ def heatmap(config, checkpoint, output, records, lists, classes=None, threshold=
     """
     from whole_slide_cnn.models.network import make_network
     from whole_slide_cnn.provenance import write_provenance
-    from whole_slide_cnn.training import setup
-    from whole_slide_cnn.training.communicator import SingleCommunicator
-    from whole_slide_cnn.training.slides import SlideSource
+    from whole_slide_cnn.running import assembly
+    from whole_slide_cnn.running.communicator import SingleCommunicator
+    from whole_slide_cnn.running.slides import SlideSource
 
     group = SingleCommunicator() if group is None else group
     network = make_network(config)
@@ -70,15 +70,15 @@ def heatmap(config, checkpoint, output, records, lists, classes=None, threshold=
             raise WholeSlideError("--threshold must be above 0 and below 1, not {}".format(threshold))
         if masks is not None and not os.path.isdir(masks):
             raise WholeSlideError("there is no folder {} of masks".format(masks))
-        weights, progress = setup.trained_weights(network, checkpoint)
+        weights, progress = assembly.trained_weights(network, checkpoint)
         make_folder(output)
-    settled = setup.settle(config, training=False, processes=group.local_size) if group.rank == 0 else None
+    settled = assembly.settle(config, training=False, processes=group.local_size) if group.rank == 0 else None
     config = group.broadcast(settled)
     settings = make_settings(config, network, checkpoint, progress, drawn, threshold)
     source = SlideSource(records, config.data)
     extra = extra_memory(config, network)
     try:
-        with setup.make_engine(config, network, report=group.say, extra_memory=extra, group=group) as engine:
+        with assembly.make_engine(config, network, report=group.say, extra_memory=extra, group=group) as engine:
             if group.rank == 0:
                 write_provenance(output, config, lists, checkpoint=checkpoint, processes=group.size)
             engine.load_state(weights)
@@ -102,7 +102,7 @@ def heatmap(config, checkpoint, output, records, lists, classes=None, threshold=
 
 def extra_memory(config, network):
     """Bytes that heat maps take beside the engine, by what for."""
-    from whole_slide_cnn.evaluation.heatmaps import OVERLAY, heatmap_memory
+    from whole_slide_cnn.heatmaps.files import OVERLAY, heatmap_memory
 
     return heatmap_memory(network, config.data.canvas, config.outputs.heatmap_size or OVERLAY)
 
@@ -116,7 +116,7 @@ def make_settings(config, network, checkpoint, progress, drawn=None, threshold=T
         drawn: indices of the classes to draw; all by default.
         threshold: of the contours.
     """
-    from whole_slide_cnn.evaluation.heatmaps import OVERLAY, HeatmapSettings
+    from whole_slide_cnn.heatmaps.files import OVERLAY, HeatmapSettings
 
     classes = config.data.classes
     drawn = tuple(range(len(classes))) if drawn is None else drawn
@@ -129,7 +129,7 @@ def draw_scored(engine, source, records, output, config, checkpoint, progress, g
 
     Args:
         engine: that scored them; its memory was planned with :func:`extra_memory`.
-        source: the :class:`~whole_slide_cnn.training.slides.SlideSource` that they were scored from.
+        source: the :class:`~whole_slide_cnn.running.slides.SlideSource` that they were scored from.
         records: the share of this process of those that were scored.
         output: folder to write; each slide gets a folder in it.
         config: the configuration.
@@ -166,8 +166,8 @@ def draw_slides(engine, source, records, output, settings, masks=None):
     import numpy as np
     from tqdm import tqdm
 
-    from whole_slide_cnn.evaluation import heatmaps
-    from whole_slide_cnn.training.loop import slide_bar
+    from whole_slide_cnn.heatmaps import files as heatmaps
+    from whole_slide_cnn.running.bars import slide_bar
 
     names = [record.slide_id for record in source.records]
     folders = dict(zip(names, heatmaps.file_stems(names)))
@@ -195,9 +195,9 @@ def draw_slides(engine, source, records, output, settings, masks=None):
 
 def _localised(record, canvas, probabilities, small, settings, masks):
     """The agreement with a slide's mask, in a list, or an empty list where it has none or shows no lesion."""
-    from whole_slide_cnn.evaluation import heatmaps
-    from whole_slide_cnn.evaluation.cell_grid import grid_of
-    from whole_slide_cnn.evaluation.localisation import localise
+    from whole_slide_cnn.heatmaps import files as heatmaps
+    from whole_slide_cnn.heatmaps.cells import grid_of
+    from whole_slide_cnn.heatmaps.localisation import localise
     from whole_slide_cnn.sizes import Size
     from whole_slide_cnn.slides.tissue import tissue_mask
 
@@ -235,7 +235,7 @@ def _write_localisation(path, found):
 
 def _write_thresholds(path, results):
     """The mean IoU at every threshold, from which one is chosen on validation slides and given for others."""
-    from whole_slide_cnn.evaluation import localisation
+    from whole_slide_cnn.heatmaps import localisation
 
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -273,11 +273,11 @@ def _resolve(options):
     if config is None:
         config = os.path.join(path if os.path.isdir(path) else os.path.dirname(path), CONFIG)
     config = load_config(config, options.set)
-    from whole_slide_cnn.training import setup
+    from whole_slide_cnn.running import assembly, names
 
     if path is None:
-        return config, setup.trained_path(config)
-    return config, os.path.join(path, setup.BEST) if os.path.isdir(path) else path
+        return config, assembly.trained_path(config)
+    return config, os.path.join(path, names.BEST) if os.path.isdir(path) else path
 
 
 def _records(options, config):
@@ -294,7 +294,7 @@ def main(arguments):
     """Parse, load, draw, together with the other processes that a launcher started; exit code 1 where slides could not
     be read."""
     options = parser().parse_args(arguments)
-    from whole_slide_cnn.training.communicator import communicator, use_own_gpu
+    from whole_slide_cnn.running.communicator import communicator, use_own_gpu
 
     with communicator() as group:
         use_own_gpu(group)

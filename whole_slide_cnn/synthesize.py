@@ -27,10 +27,10 @@ from tqdm import tqdm
 from whole_slide_cnn.cli import run_command
 from whole_slide_cnn.errors import WholeSlideError
 from whole_slide_cnn.files import make_folder, replacing, write_text
-from whole_slide_cnn.slides.colour_baseline import RESULT_FILE, Sample, baseline, check_folder, format_report
-from whole_slide_cnn.slides.photographs import SPLITS, FolderPhotographs, ProceduralPhotographs, split_by_source
 from whole_slide_cnn.slides.pyramid import write_pyramid
-from whole_slide_cnn.slides.synthetic import SlideComposer, SlideSettings, photograph_colours
+from whole_slide_cnn.synthesis.colour_baseline import RESULT_FILE, Sample, baseline, check_folder, format_report
+from whole_slide_cnn.synthesis.photographs import SPLITS, FolderPhotographs, ProceduralPhotographs, split_by_source
+from whole_slide_cnn.synthesis.synthetic import SlideComposer, SlideSettings, photograph_colours
 
 DESCRIPTION = "dataset.json"
 _composer = None  # of this worker process

@@ -38,7 +38,7 @@ def test(config, checkpoint=None, split="test", group=None):
     Args:
         checkpoint: file of weights; None: those that the configuration trains.
         split: name of the data list.
-        group: the processes that share the slides (:class:`whole_slide_cnn.training.communicator.Communicator`), all of
+        group: the processes that share the slides (:class:`whole_slide_cnn.running.communicator.Communicator`), all of
             which make this call; None for one process. Process 0 alone writes scores.
 
     Returns:
@@ -46,22 +46,22 @@ def test(config, checkpoint=None, split="test", group=None):
         slides that could not be scored, and those that were but could not be drawn: their names, with the reasons.
     """
     from whole_slide_cnn.models.network import make_network
-    from whole_slide_cnn.training import setup
-    from whole_slide_cnn.training.communicator import SingleCommunicator
+    from whole_slide_cnn.running import assembly
+    from whole_slide_cnn.running.communicator import SingleCommunicator
 
     group = SingleCommunicator() if group is None else group
     maps = config.outputs.heatmaps if split == "test" else None
     with group.after_first():
-        source = setup.open_splits(config, split)[split]
+        source = assembly.open_splits(config, split)[split]
         network = make_network(config)
-        checkpoint = setup.trained_path(config, checkpoint)
-        weights, progress = setup.trained_weights(network, checkpoint)
+        checkpoint = assembly.trained_path(config, checkpoint)
+        weights, progress = assembly.trained_weights(network, checkpoint)
         if maps is not None:
             make_folder(maps)  # what cannot be written is said before hours of work
-    settled = setup.settle(config, training=False, processes=group.local_size) if group.rank == 0 else None
+    settled = assembly.settle(config, training=False, processes=group.local_size) if group.rank == 0 else None
     config = group.broadcast(settled)
     extra_memory = () if maps is None else heatmap.extra_memory(config, network)
-    with setup.make_engine(config, network, report=group.say, extra_memory=extra_memory, group=group) as engine:
+    with assembly.make_engine(config, network, report=group.say, extra_memory=extra_memory, group=group) as engine:
         engine.load_state(weights)
         mine = source.records[group.rank :: group.size]
         parts = group.allgather(score_slides(engine, source, mine, group.rank == 0) + (source.failed,))
@@ -100,7 +100,7 @@ def _write_scores(config, split, checkpoint, source, parts, failed):
 
 
 def _write_times(path, scored, seconds):
-    from whole_slide_cnn.training.times import SLIDE_COLUMNS, TimeRecord
+    from whole_slide_cnn.running.times import SLIDE_COLUMNS, TimeRecord
 
     times = TimeRecord(path, SLIDE_COLUMNS)
     for score in scored:
@@ -174,7 +174,7 @@ def score_slides(engine, source, records, shown=True):
     from tqdm import tqdm
 
     from whole_slide_cnn.evaluation.scores import SlideScore
-    from whole_slide_cnn.training.loop import slide_bar
+    from whole_slide_cnn.running.bars import slide_bar
 
     scored, seconds = [], {}
     with slide_bar("testing", len(records), shown=shown) as bar:
@@ -200,7 +200,7 @@ def main(arguments):
     """Parse, load the configuration, score and draw, together with the other processes that a launcher started; exit
     code 1 where slides could not be read."""
     options = parser().parse_args(arguments)
-    from whole_slide_cnn.training.communicator import communicator, use_own_gpu
+    from whole_slide_cnn.running.communicator import communicator, use_own_gpu
 
     with communicator() as group:
         use_own_gpu(group)

@@ -33,7 +33,7 @@ def train(config, resume=False, overwrite=False, group=None):
     Args:
         resume: go on from the checkpoint in the folder, if there is one.
         overwrite: remove an earlier run from the folder.
-        group: the processes that train together (:class:`whole_slide_cnn.training.communicator.Communicator`), all of
+        group: the processes that train together (:class:`whole_slide_cnn.running.communicator.Communicator`), all of
             which make this call; None for one process. Process 0 alone writes, and reads what earlier runs left.
 
     Raises:
@@ -41,22 +41,22 @@ def train(config, resume=False, overwrite=False, group=None):
     """
     from whole_slide_cnn.evaluation.plots import plot_learning_curves
     from whole_slide_cnn.models.network import make_network
-    from whole_slide_cnn.training import run_folder, setup
-    from whole_slide_cnn.training.communicator import SingleCommunicator
+    from whole_slide_cnn.running import assembly, names
+    from whole_slide_cnn.running.communicator import SingleCommunicator
     from whole_slide_cnn.training.loop import Trainer
 
     group = SingleCommunicator() if group is None else group
     with group.after_first():
-        sources = setup.open_splits(config, "train")
-        prepare, extra_memory = setup.make_augmentation(config)
+        sources = assembly.open_splits(config, "train")
+        prepare, extra_memory = assembly.make_augmentation(config)
     network, folder = make_network(config), config.result_dir
     begun = None
     if group.rank == 0:
         begun = _begin(config, network, resume, overwrite, group, sum(size for _, size in extra_memory))
     config, state, resumed = group.broadcast(begun)
     del begun
-    optimiser = setup.make_optimiser(config)
-    engine = setup.make_engine(config, network, optimiser, group.say, state, extra_memory, group)
+    optimiser = assembly.make_optimiser(config)
+    engine = assembly.make_engine(config, network, optimiser, group.say, state, extra_memory, group)
     del state  # as large as the model and its optimiser
     with engine:
         try:
@@ -67,20 +67,21 @@ def train(config, resume=False, overwrite=False, group=None):
         finally:
             for source in sources.values():
                 source.close()
-            if group.rank == 0 and os.path.exists(os.path.join(folder, run_folder.LOG)):
-                plot_learning_curves(os.path.join(folder, run_folder.CURVES), os.path.join(folder, run_folder.LOG))
-    group.say("best checkpoint: {}".format(os.path.join(folder, run_folder.BEST)))
+            if group.rank == 0 and os.path.exists(os.path.join(folder, names.LOG)):
+                plot_learning_curves(os.path.join(folder, names.CURVES), os.path.join(folder, names.LOG))
+    group.say("best checkpoint: {}".format(os.path.join(folder, names.BEST)))
 
 
 def _begin(config, network, resume, overwrite, group, others):
     """Ready the result folder: the settled configuration, and the state and progress to go on from, or None twice."""
     from whole_slide_cnn.provenance import write_provenance, write_resumption
-    from whole_slide_cnn.training import run_folder, setup
+    from whole_slide_cnn.running import assembly
+    from whole_slide_cnn.training import run_folder
 
     folder = config.result_dir
     if resume:
         config = run_folder.with_engine_of_run(config, network)
-    config = setup.settle(config, training=True, processes=group.local_size, others=others)
+    config = assembly.settle(config, training=True, processes=group.local_size, others=others)
     state, resumed = run_folder.begin(config, network, resume, overwrite, group.size) or (None, None)
     for path in (os.path.join(folder, "config.yaml"), config.outputs.config):
         if path is not None:
@@ -109,7 +110,7 @@ def main(arguments):
         return 0
     if options.config is None:
         parser().error("--config is required")
-    from whole_slide_cnn.training.communicator import communicator, use_own_gpu
+    from whole_slide_cnn.running.communicator import communicator, use_own_gpu
 
     with communicator() as group:
         use_own_gpu(group)

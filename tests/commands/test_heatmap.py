@@ -18,11 +18,11 @@ from whole_slide_cnn.engines import ENGINES
 from whole_slide_cnn.errors import SlideError
 from whole_slide_cnn.evaluation.scores import read_scores
 from whole_slide_cnn.models.network import Network
-from whole_slide_cnn.slides.photographs import ProceduralPhotographs, split_by_source
+from whole_slide_cnn.running.checkpoint import save_checkpoint
 from whole_slide_cnn.slides.pyramid import write_pyramid
 from whole_slide_cnn.slides.reader import open_slide
-from whole_slide_cnn.slides.synthetic import SlideComposer, SlideSettings, photograph_colours
-from whole_slide_cnn.training.checkpoint import save_checkpoint
+from whole_slide_cnn.synthesis.photographs import ProceduralPhotographs, split_by_source
+from whole_slide_cnn.synthesis.synthetic import SlideComposer, SlideSettings, photograph_colours
 
 SIDE = 640  # of the synthetic slide, in pixels of 1 um
 FILES = {

@@ -7,7 +7,7 @@ from typing import Dict, List, Tuple
 
 import tensorflow.compat.v1 as tf
 
-from graph_tools.verify import trace_options
+from graph_tools.tensorflow.verify import trace_options
 
 
 def traced_step(engine, canvas, label: int) -> tf.RunMetadata:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from whole_slide_cnn.engines import ENGINES
-from whole_slide_cnn.engines.streaming import StreamingEngine
+from whole_slide_cnn.engines.streaming.engine import StreamingEngine
 from whole_slide_cnn.models.network import Network
 from whole_slide_cnn.sizes import Size
 from whole_slide_cnn.slides.canvas import ArrayCanvas

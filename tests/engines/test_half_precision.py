@@ -8,9 +8,9 @@ from whole_slide_cnn.engines import ENGINES, loss_scale
 from whole_slide_cnn.engines.direct import DirectEngine
 from whole_slide_cnn.errors import TrainingError
 from whole_slide_cnn.models.network import Network
+from whole_slide_cnn.running.optimisers import Adam
 from whole_slide_cnn.sizes import Size
 from whole_slide_cnn.slides.canvas import ArrayCanvas
-from whole_slide_cnn.training.optimisers import Adam
 
 NETWORK, SIZE = Network("tiny", "gmp", "softmax", 3), Size(96, 128)
 OPTIONS = {"streaming": {"window": 64}, "unified": {"strip_mb": 0.2, "group_mb": 2}}

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from whole_slide_cnn.engines.blank import BlankCanvas
-from whole_slide_cnn.engines.cover import blank_cells, grid_cover
-from whole_slide_cnn.engines.streaming import StreamingEngine, pixel_sizes
+from whole_slide_cnn.engines.streaming.blank import BlankCanvas
+from whole_slide_cnn.engines.streaming.cover import blank_cells, grid_cover
+from whole_slide_cnn.engines.streaming.engine import StreamingEngine, pixel_sizes
 from whole_slide_cnn.errors import SlideError
 from whole_slide_cnn.models import geometry
 from whole_slide_cnn.models.geometry import Range

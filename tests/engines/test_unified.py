@@ -4,17 +4,17 @@ import numpy as np
 import pytest
 import run_metadata
 
-from graph_tools.recompute import copy_name
-from graph_tools.verify import verify
+from graph_tools.passes.recompute import copy_name
+from graph_tools.tensorflow.verify import verify
 from tf_um_patch.ops import load_ops
 from whole_slide_cnn.engines.direct import DirectEngine
 from whole_slide_cnn.engines.memory import engine_memory
 from whole_slide_cnn.engines.unified import UnifiedEngine, UnifiedOptions, held_bytes, step_plan
 from whole_slide_cnn.errors import ConfigError
 from whole_slide_cnn.models.network import Network
+from whole_slide_cnn.running.optimisers import Adam
 from whole_slide_cnn.sizes import Size
 from whole_slide_cnn.slides.canvas import ArrayCanvas
-from whole_slide_cnn.training.optimisers import Adam
 
 NETWORK, SIZE = Network("tiny", "gmp", "softmax", 3), Size(333, 290)
 SMALL = {"strip_mb": 0.3, "group_mb": 4.0}

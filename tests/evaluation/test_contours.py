@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.path import Path
 
-from whole_slide_cnn.evaluation.cell_grid import CellAxis, CellGrid
-from whole_slide_cnn.evaluation.contours import feature, polygons_above, signed_area
+from whole_slide_cnn.heatmaps.cells import CellAxis, CellGrid
+from whole_slide_cnn.heatmaps.contours import feature, polygons_above, signed_area
 from whole_slide_cnn.sizes import Size
 
 

@@ -12,8 +12,8 @@ from PIL import Image
 from scipy.spatial import cKDTree
 
 from whole_slide_cnn.errors import WholeSlideError
-from whole_slide_cnn.evaluation import heatmaps
-from whole_slide_cnn.evaluation.cell_grid import CellAxis, CellGrid, grid_of
+from whole_slide_cnn.heatmaps import files as heatmaps
+from whole_slide_cnn.heatmaps.cells import CellAxis, CellGrid, grid_of
 from whole_slide_cnn.models import geometry
 from whole_slide_cnn.models.geometry import Range
 from whole_slide_cnn.models.network import Network

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from whole_slide_cnn.evaluation.localisation import THRESHOLDS, localise
+from whole_slide_cnn.heatmaps.localisation import THRESHOLDS, localise
 
 LESION = np.array([[1, 1, 0, 0], [0, 0, 0, 0]], bool)
 HEAT = np.array([[0.9, 0.5, 0.6, 0.1], [0.2, 0.2, 0.99, np.nan]])

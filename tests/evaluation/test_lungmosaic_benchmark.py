@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 from whole_slide_cnn import heatmap, synthesize, test, train
 from whole_slide_cnn.errors import WholeSlideError
 from whole_slide_cnn.provenance import describe_file
-from whole_slide_cnn.slides.photographs import ProceduralPhotographs
+from whole_slide_cnn.synthesis.photographs import ProceduralPhotographs
 
 CLASSES = ("normal", "adenocarcinoma", "squamous")
 GROUPS = 4

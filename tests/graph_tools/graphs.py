@@ -2,7 +2,7 @@
 
 from hypothesis import strategies as st
 
-from graph_tools.opgraph import Op, OpGraph, Output, TensorRef
+from graph_tools.graph.opgraph import Op, OpGraph, Output, TensorRef
 
 
 def chain(*sizes, **options):

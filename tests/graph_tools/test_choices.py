@@ -8,19 +8,19 @@ from graphs import PlainMemory, graphs, runs_in_order
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graph_tools.candidates import find_candidates
 from graph_tools.errors import BudgetError, PlanError, SolverError
-from graph_tools.evict import KEEP, MOVE, RECOMPUTE, choose_greedily, make_problem
-from graph_tools.group import group_ops
-from graph_tools.integer import choose_by_program, has_solver
-from graph_tools.machine import Machine
-from graph_tools.opgraph import Op, OpGraph, Output, TensorRef, stable_order
-from graph_tools.order import peak_bytes
+from graph_tools.graph.opgraph import Op, OpGraph, Output, TensorRef, stable_order
+from graph_tools.passes.candidates import find_candidates
+from graph_tools.passes.evict import KEEP, MOVE, RECOMPUTE, choose_greedily, make_problem
+from graph_tools.passes.group import group_ops
+from graph_tools.passes.integer import choose_by_program, has_solver
+from graph_tools.passes.order import peak_bytes
+from graph_tools.passes.planner import make_plan, unplanned
+from graph_tools.passes.recompute import copy_name, with_recomputes
 from graph_tools.plan import Plan, Recompute
-from graph_tools.planner import make_plan, unplanned
-from graph_tools.recompute import copy_name, with_recomputes
 from graph_tools.serial import from_json, to_json
-from graph_tools.simulate import simulate
+from graph_tools.simulation.machine import Machine
+from graph_tools.simulation.simulate import simulate
 
 FEW = settings(deadline=None, max_examples=40)
 MACHINE = Machine(160, 10**6, 1.0, 2.0, 50.0, 20.0, 1.0, 0.0, 4)
@@ -244,7 +244,7 @@ def test_host_too_small_is_refused_unless_recomputation_helps():
 
 @needs_solver
 def test_a_program_too_large_is_left_to_greed():
-    with mock.patch("graph_tools.integer._MOST_COEFFICIENTS", 10):
+    with mock.patch("graph_tools.passes.integer._MOST_COEFFICIENTS", 10):
         with pytest.raises(SolverError, match="coefficients takes too long; choose greedily"):
             make_plan(net(9), 120, choice="integer", machine=MACHINE)
         told = make_plan(net(9), 120, choice="best", machine=MACHINE).choice

@@ -7,10 +7,10 @@ import pytest
 from graphs import chain
 
 from graph_tools.cli import main
-from graph_tools.opgraph import Op, OpGraph, Output, TensorRef
+from graph_tools.graph.opgraph import Op, OpGraph, Output, TensorRef
 from graph_tools.plan import Plan
 from graph_tools.serial import from_json, to_json
-from graph_tools.simulate import Simulation
+from graph_tools.simulation.simulate import Simulation
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 

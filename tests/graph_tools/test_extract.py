@@ -5,10 +5,10 @@ import tensorflow.compat.v1 as tf
 from tf_graphs import CHANNELS, conv_net
 
 from graph_tools.errors import CycleError, DanglingInputError, FileError, UnknownSizeError, UnsupportedOpError
-from graph_tools.extract import default_fetches, extract, load_meta_graph
-from graph_tools.group import group_ops
-from graph_tools.lifetimes import lifetimes
-from graph_tools.opgraph import TensorRef, stable_order
+from graph_tools.graph.lifetimes import lifetimes
+from graph_tools.graph.opgraph import TensorRef, stable_order
+from graph_tools.passes.group import group_ops
+from graph_tools.tensorflow.extract import default_fetches, extract, load_meta_graph
 
 MAP = 16 * 16 * CHANNELS * 4
 

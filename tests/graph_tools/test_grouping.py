@@ -4,11 +4,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graph_tools.errors import BudgetError, PlanError
-from graph_tools.group import group_ops
-from graph_tools.lifetimes import lifetimes, live_bytes
-from graph_tools.opgraph import Op, OpGraph, Output, TensorRef, stable_order
-from graph_tools.order import choose_order, depth_first_order, peak_bytes
-from graph_tools.prefetch import Prefetch, plan_prefetches
+from graph_tools.graph.lifetimes import lifetimes, live_bytes
+from graph_tools.graph.opgraph import Op, OpGraph, Output, TensorRef, stable_order
+from graph_tools.passes.group import group_ops
+from graph_tools.passes.order import choose_order, depth_first_order, peak_bytes
+from graph_tools.passes.prefetch import Prefetch, plan_prefetches
 
 FEW = settings(deadline=None, max_examples=60)
 

@@ -4,12 +4,12 @@ import pytest
 import tensorflow.compat.v1 as tf
 from tf_graphs import CHANNELS, conv_net, run_steps
 
-from graph_tools.apply import apply, session_config
-from graph_tools.extract import extract
-from graph_tools.lifetimes import lifetimes
-from graph_tools.opgraph import TensorRef, dependencies, stable_order
-from graph_tools.planner import make_plan
-from graph_tools.verify import trace_options
+from graph_tools.graph.lifetimes import lifetimes
+from graph_tools.graph.opgraph import TensorRef, dependencies, stable_order
+from graph_tools.passes.planner import make_plan
+from graph_tools.tensorflow.apply import apply, session_config
+from graph_tools.tensorflow.extract import extract
+from graph_tools.tensorflow.verify import trace_options
 
 SIDE = 64
 MAP = SIDE * SIDE * CHANNELS * 4

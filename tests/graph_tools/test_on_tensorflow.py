@@ -5,15 +5,15 @@ import pytest
 import tensorflow.compat.v1 as tf
 from tf_graphs import conv_net, run_steps, same_bits
 
-from graph_tools.apply import EditReport, apply, session_config
 from graph_tools.errors import EditError, PlanError
-from graph_tools.extract import extract
-from graph_tools.machine import Machine
-from graph_tools.optypes import reads_variable
-from graph_tools.planner import make_plan
-from graph_tools.prefetch import Prefetch
-from graph_tools.recompute import copy_name
-from graph_tools.verify import trace_options, verify
+from graph_tools.graph.optypes import reads_variable
+from graph_tools.passes.planner import make_plan
+from graph_tools.passes.prefetch import Prefetch
+from graph_tools.passes.recompute import copy_name
+from graph_tools.simulation.machine import Machine
+from graph_tools.tensorflow.apply import EditReport, apply, session_config
+from graph_tools.tensorflow.extract import extract
+from graph_tools.tensorflow.verify import trace_options, verify
 
 LIMIT = 13000  # bytes: a few feature maps of 4096 bytes
 TIGHT = Machine(device_bytes=30000, host_bytes=10**6, page_bytes=256, on_demand_rate=1e6, copy_rate=3e6)

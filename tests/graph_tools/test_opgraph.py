@@ -3,7 +3,7 @@ from graphs import chain, graphs, runs_in_order
 from hypothesis import given, settings
 
 from graph_tools.errors import CycleError, DanglingInputError, FileError, UnknownSizeError
-from graph_tools.opgraph import Op, OpGraph, Output, TensorRef, stable_order
+from graph_tools.graph.opgraph import Op, OpGraph, Output, TensorRef, stable_order
 from graph_tools.serial import from_json, to_json
 
 

@@ -4,9 +4,9 @@ import tensorflow.compat.v1 as tf
 from tf_graphs import Net, conv_net, run_steps, same_bits
 
 from graph_tools.errors import PlanError
-from graph_tools.extract import extract
-from graph_tools.precision import PrecisionPlan, plan_precision, to_half_precision
+from graph_tools.passes.precision import PrecisionPlan, plan_precision, to_half_precision
 from graph_tools.serial import from_json, to_json
+from graph_tools.tensorflow.extract import extract
 
 
 def ops_of(net):

@@ -8,18 +8,18 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from graph_tools.errors import BudgetError, PlanError
-from graph_tools.group import group_ops
-from graph_tools.lifetimes import lifetimes, live_bytes
-from graph_tools.machine import Machine
-from graph_tools.moves import plan_moves
-from graph_tools.opgraph import Op, OpGraph, Output, TensorRef, stable_order
-from graph_tools.order import choose_order, demand_order, peak_bytes
-from graph_tools.pages import held_pages
+from graph_tools.graph.lifetimes import lifetimes, live_bytes
+from graph_tools.graph.opgraph import Op, OpGraph, Output, TensorRef, stable_order
+from graph_tools.passes.group import group_ops
+from graph_tools.passes.moves import plan_moves
+from graph_tools.passes.order import choose_order, demand_order, peak_bytes
+from graph_tools.passes.planner import make_plan
+from graph_tools.passes.recompute import copies_by_op, insert_copies, with_recomputes
 from graph_tools.plan import Plan, Recompute
-from graph_tools.planner import make_plan
-from graph_tools.recompute import copies_by_op, insert_copies, with_recomputes
 from graph_tools.serial import from_json, to_json
-from graph_tools.simulate import simulate
+from graph_tools.simulation.machine import Machine
+from graph_tools.simulation.pages import held_pages
+from graph_tools.simulation.simulate import simulate
 
 FEW = settings(deadline=None, max_examples=40)
 MAP = 40  # bytes

@@ -7,13 +7,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from graph_tools.errors import BudgetError, GraphToolsError
-from graph_tools.group import group_ops
-from graph_tools.machine import Machine
-from graph_tools.opgraph import Op, OpGraph, Output, TensorRef, stable_order
-from graph_tools.pager import Moved, Pager
+from graph_tools.graph.opgraph import Op, OpGraph, Output, TensorRef, stable_order
+from graph_tools.passes.group import group_ops
+from graph_tools.passes.prefetch import plan_prefetches
 from graph_tools.plan import Eviction, Plan
-from graph_tools.prefetch import plan_prefetches
-from graph_tools.simulate import simulate
+from graph_tools.simulation.machine import Machine
+from graph_tools.simulation.pager import Moved, Pager
+from graph_tools.simulation.simulate import simulate
 
 FEW = settings(deadline=None, max_examples=60)
 ACTIONS = st.lists(st.tuples(st.sampled_from(["touch", "bring", "move_out", "drop"]), st.integers(0, 4)), max_size=40)
@@ -124,7 +124,7 @@ def test_simulation_conserves_bytes_stays_in_memory_and_gains_from_faster_links(
         assert "smaller than a page" in str(error)
         return
     assert result.peak_device_bytes <= slow.device_bytes
-    with mock.patch("graph_tools.simulate.Pager", PageByPage):
+    with mock.patch("graph_tools.simulation.simulate.Pager", PageByPage):
         assert simulate(graph, plan, slow, record=True) == result
     assert result.seconds == pytest.approx(result.compute_seconds + result.stall_seconds)
     assert 0 <= result.on_demand_bytes <= result.bytes_in

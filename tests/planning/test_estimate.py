@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from whole_slide_cnn.engines import ENGINES
-from whole_slide_cnn.engines.streaming import StreamingEngine
+from whole_slide_cnn.engines.streaming.engine import StreamingEngine
 from whole_slide_cnn.engines.unified import UnifiedOptions
 from whole_slide_cnn.errors import ConfigError
 from whole_slide_cnn.models.network import Network

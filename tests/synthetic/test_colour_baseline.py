@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from whole_slide_cnn.errors import ManifestError, SlideError
-from whole_slide_cnn.slides import colour_baseline
-from whole_slide_cnn.slides.colour_baseline import (
+from whole_slide_cnn.slides.pyramid import write_pyramid
+from whole_slide_cnn.synthesis import colour_baseline
+from whole_slide_cnn.synthesis.colour_baseline import (
     FEATURES,
     Sample,
     baseline,
@@ -15,7 +16,6 @@ from whole_slide_cnn.slides.colour_baseline import (
     main,
     slide_features,
 )
-from whole_slide_cnn.slides.pyramid import write_pyramid
 
 SPLITS = ("train", "val", "test")
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from whole_slide_cnn.slides.colour_matching import (
+from whole_slide_cnn.synthesis.colour_matching import (
     BRIGHTEST,
     Colour,
     map_between,

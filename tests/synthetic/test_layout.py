@@ -6,8 +6,8 @@ from scipy import ndimage
 
 from whole_slide_cnn.errors import WholeSlideError
 from whole_slide_cnn.sizes import Window
-from whole_slide_cnn.slides.layout import draw_layout, magnify
-from whole_slide_cnn.slides.noise import SmoothNoise, random_stream
+from whole_slide_cnn.synthesis.layout import draw_layout, magnify
+from whole_slide_cnn.synthesis.noise import SmoothNoise, random_stream
 
 
 @given(st.integers(0, 10**6), st.sampled_from([128, 200, 300, 2000]), st.floats(0.1, 0.75), st.floats(0.02, 1.0))

@@ -3,10 +3,10 @@ import pytest
 from scipy import ndimage
 
 from whole_slide_cnn.sizes import Window
-from whole_slide_cnn.slides.colour_matching import Colour, measure
-from whole_slide_cnn.slides.mosaic import CELL, Seams, place, render
-from whole_slide_cnn.slides.noise import random_stream
-from whole_slide_cnn.slides.photographs import Photograph
+from whole_slide_cnn.synthesis.colour_matching import Colour, measure
+from whole_slide_cnn.synthesis.mosaic import CELL, Seams, place, render
+from whole_slide_cnn.synthesis.noise import random_stream
+from whole_slide_cnn.synthesis.photographs import Photograph
 
 PHOTOGRAPHS = [Photograph("normal", "s{}".format(k), "s{}_0".format(k)) for k in range(5)]
 COLOUR = Colour(np.array([150.0, 120.0, 160.0]), np.diag([400.0, 300.0, 200.0]))

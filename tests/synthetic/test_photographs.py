@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from whole_slide_cnn.errors import WholeSlideError
-from whole_slide_cnn.slides.photographs import (
+from whole_slide_cnn.synthesis.photographs import (
     SPLITS,
     FolderPhotographs,
     Photograph,

@@ -11,7 +11,7 @@ from PIL import Image
 
 from whole_slide_cnn import synthesize
 from whole_slide_cnn.errors import WholeSlideError
-from whole_slide_cnn.slides.photographs import ProceduralPhotographs
+from whole_slide_cnn.synthesis.photographs import ProceduralPhotographs
 
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
 CLASSES = ["normal", "squamous"]

@@ -6,10 +6,10 @@ import pytest
 from scipy import ndimage
 
 from whole_slide_cnn.errors import WholeSlideError
-from whole_slide_cnn.slides import synthetic
-from whole_slide_cnn.slides.colour_matching import BRIGHTEST, measure
-from whole_slide_cnn.slides.photographs import FolderPhotographs, ProceduralPhotographs, split_by_source
-from whole_slide_cnn.slides.synthetic import SlideComposer, SlideSettings, photograph_colours
+from whole_slide_cnn.synthesis import synthetic
+from whole_slide_cnn.synthesis.colour_matching import BRIGHTEST, measure
+from whole_slide_cnn.synthesis.photographs import FolderPhotographs, ProceduralPhotographs, split_by_source
+from whole_slide_cnn.synthesis.synthetic import SlideComposer, SlideSettings, photograph_colours
 
 CLASSES = ("normal", "adenocarcinoma", "squamous")
 TISSUE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "..", "shared", "data", "lung_tissue")

@@ -6,9 +6,9 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 from whole_slide_cnn.errors import TrainingError
+from whole_slide_cnn.running.communicator import Communicator
+from whole_slide_cnn.running.slides import Draw
 from whole_slide_cnn.slides.manifest import Record
-from whole_slide_cnn.training.communicator import Communicator
-from whole_slide_cnn.training.slides import Draw
 
 
 class Crash(BaseException):

@@ -12,9 +12,9 @@ from fakes import Crash, FakeSource, Optimiser, Threads, numbered
 from whole_slide_cnn.engines.base import Prediction
 from whole_slide_cnn.errors import Interrupted, SlideError
 from whole_slide_cnn.models.network import Network
+from whole_slide_cnn.running.checkpoint import load_checkpoint
+from whole_slide_cnn.running.communicator import SingleCommunicator
 from whole_slide_cnn.training import loop, run_folder
-from whole_slide_cnn.training.checkpoint import load_checkpoint
-from whole_slide_cnn.training.communicator import SingleCommunicator
 from whole_slide_cnn.training.loop import Trainer
 
 NETWORK = Network("tiny", "gmp", "softmax", 2)

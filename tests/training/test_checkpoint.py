@@ -7,8 +7,8 @@ import pytest
 
 from whole_slide_cnn.errors import WeightsError
 from whole_slide_cnn.models.network import Network
-from whole_slide_cnn.training import checkpoint
-from whole_slide_cnn.training.checkpoint import load_checkpoint, save_checkpoint
+from whole_slide_cnn.running import checkpoint
+from whole_slide_cnn.running.checkpoint import load_checkpoint, save_checkpoint
 
 NETWORK = Network("tiny", "gmp", "softmax", 2)
 

@@ -9,8 +9,8 @@ import pytest
 import two_processes
 
 from whole_slide_cnn.errors import WholeSlideError
-from whole_slide_cnn.training import communicator as module
-from whole_slide_cnn.training.communicator import (
+from whole_slide_cnn.running import communicator as module
+from whole_slide_cnn.running.communicator import (
     HorovodCommunicator,
     SingleCommunicator,
     communicator,

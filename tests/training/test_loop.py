@@ -12,8 +12,8 @@ from whole_slide_cnn.engines.base import Prediction
 from whole_slide_cnn.errors import SlideError, TrainingError
 from whole_slide_cnn.models.network import Network
 from whole_slide_cnn.models.weights import load_weights
+from whole_slide_cnn.running.checkpoint import load_checkpoint
 from whole_slide_cnn.training import loop
-from whole_slide_cnn.training.checkpoint import load_checkpoint
 from whole_slide_cnn.training.loop import LOG_COLUMNS, Trainer
 
 NETWORK = Network("tiny", "gmp", "softmax", 2)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-from whole_slide_cnn.training.optimisers import Adam
+from whole_slide_cnn.running.optimisers import Adam
 
 SHAPES = {"first": (3, 4), "second": (5,)}
 

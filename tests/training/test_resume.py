@@ -14,8 +14,8 @@ from fakes import Crash, FakeSource, Optimiser, numbered
 from whole_slide_cnn.engines.base import Prediction
 from whole_slide_cnn.errors import ConfigError, Interrupted, SlideError, TrainingError, WeightsError
 from whole_slide_cnn.models.network import Network
+from whole_slide_cnn.running.checkpoint import load_checkpoint, save_checkpoint
 from whole_slide_cnn.training import loop, run_folder
-from whole_slide_cnn.training.checkpoint import load_checkpoint, save_checkpoint
 from whole_slide_cnn.training.loop import Trainer
 
 NETWORK = Network("tiny", "gmp", "softmax", 2)

@@ -11,8 +11,8 @@ from whole_slide_cnn.models.weights import save_weights
 from whole_slide_cnn.planning import auto, targets
 from whole_slide_cnn.planning.devices import CONTEXT_BYTES, Card
 from whole_slide_cnn.planning.estimate import configured, estimate
-from whole_slide_cnn.training import setup
-from whole_slide_cnn.training.checkpoint import save_checkpoint
+from whole_slide_cnn.running import assembly
+from whole_slide_cnn.running.checkpoint import save_checkpoint
 
 NETWORK = Network("tiny", "gmp", "softmax", 2, 0.0)
 SIZE = 192, 208  # of the slide set's canvas
@@ -21,7 +21,7 @@ SIZE = 192, 208  # of the slide set's canvas
 def settled(config, training=True):
     """The settled configuration, and what was said."""
     said = []
-    return setup.settle(config, training, said.append), said
+    return assembly.settle(config, training, said.append), said
 
 
 def direct_bytes(training):
@@ -49,7 +49,7 @@ def test_auto_shares_the_free_memory_among_processes(slide_set, tmp_path, monkey
     monkeypatch.setattr(auto, "has_gpu", lambda: False)
     monkeypatch.setattr(auto, "free_host_memory", lambda: int(free * direct_bytes(True)))
     config = slide_set.config(tmp_path, "engine=auto")
-    assert setup.settle(config, True, lambda text: None, processes=3).engine == expected
+    assert assembly.settle(config, True, lambda text: None, processes=3).engine == expected
 
 
 def test_several_processes_begin_with_the_weights_of_the_first(slide_set, tmp_path):
@@ -59,7 +59,7 @@ def test_several_processes_begin_with_the_weights_of_the_first(slide_set, tmp_pa
 
     def begin(group):
         config = slide_set.config(tmp_path, "model.weights={}.h5".format(tmp_path / str(group.rank)))
-        with setup.make_engine(config, NETWORK, setup.make_optimiser(config), group.say, group=group) as engine:
+        with assembly.make_engine(config, NETWORK, assembly.make_optimiser(config), group.say, group=group) as engine:
             return engine.weights()
 
     for found in Threads(2).run(begin):
@@ -70,7 +70,7 @@ def test_several_processes_begin_with_the_weights_of_the_first(slide_set, tmp_pa
 def test_one_of_several_processes_refuses_what_cannot_fit(slide_set, tmp_path):
     def begin(group):
         config = slide_set.config(tmp_path, "memory_gb=1.0e-6")
-        setup.make_engine(config, NETWORK, setup.make_optimiser(config), group.say, group=group)
+        assembly.make_engine(config, NETWORK, assembly.make_optimiser(config), group.say, group=group)
 
     assert [isinstance(error, MemoryBudgetError) for error in Threads(2).run(begin)] == [True, False]
 
@@ -136,7 +136,7 @@ def test_a_run_that_does_not_fit_its_gpu_is_refused(slide_set, tmp_path, gpu):
     gpu(int(0.99 * needed_on_gpu(config, "direct")) + CONTEXT_BYTES)
     said = []
     with pytest.raises(MemoryBudgetError, match="engine direct: needs .* GB of device memory and .* use streaming"):
-        setup.make_engine(config, NETWORK, setup.make_optimiser(config), said.append)
+        assembly.make_engine(config, NETWORK, assembly.make_optimiser(config), said.append)
     assert len(said) == 1 and said[0].startswith("plan for V100-32GB: device memory ")
 
 
@@ -144,7 +144,7 @@ def test_a_step_that_exceeds_its_gpu_needs_unified_memory(slide_set, tmp_path, g
     config = slide_set.config(tmp_path, "engine=unified", "data.canvas=2048", "unified.group_mb=50")
     gpu(int(0.6 * needed_on_gpu(config, "direct")) + CONTEXT_BYTES)
     with pytest.raises(MemoryBudgetError, match="no unified memory; start the command with: python -m tf_um_patch run"):
-        setup.make_engine(config, NETWORK, setup.make_optimiser(config), lambda text: None)
+        assembly.make_engine(config, NETWORK, assembly.make_optimiser(config), lambda text: None)
     monkeypatch.setenv("LD_PRELOAD", "/cache/libtfum.so")
     assert auto.foresee(config, True, auto.run_target(config)).fits
 
@@ -157,11 +157,11 @@ def test_what_is_decided_already_stays_and_is_not_mentioned(slide_set, tmp_path)
 
 def test_bfloat16_on_a_gpu_with_tensorflow_1(slide_set, tmp_path, monkeypatch):
     config = slide_set.config(tmp_path, "engine=direct", "model.compute=bfloat16")
-    monkeypatch.setattr(setup, "has_gpu", lambda: True)
-    monkeypatch.setattr(setup.tf, "__version__", "1.15.5")
+    monkeypatch.setattr(assembly, "has_gpu", lambda: True)
+    monkeypatch.setattr(assembly.tf, "__version__", "1.15.5")
     found, said = settled(config)
     assert found.model.compute == "float32" and "TensorFlow 1 cannot compute on a GPU" in said[0]
-    monkeypatch.setattr(setup.tf, "__version__", "2.21.0")
+    monkeypatch.setattr(assembly.tf, "__version__", "2.21.0")
     assert settled(config) == (config, [])
 
 
@@ -174,7 +174,9 @@ def test_weights_to_score(slide_set, tmp_path):
     save_weights(given, NETWORK, values[3.0])
 
     def bias(*overrides, path=None):
-        weights = setup.trained_weights(NETWORK, setup.trained_path(slide_set.config(tmp_path, *overrides), path))[0]
+        weights = assembly.trained_weights(
+            NETWORK, assembly.trained_path(slide_set.config(tmp_path, *overrides), path)
+        )[0]
         assert set(weights) == {spec.name for spec in NETWORK.variables}
         return weights["output/bias"][0]
 
@@ -186,21 +188,21 @@ def test_weights_to_score(slide_set, tmp_path):
 
 def test_weights_to_score_are_all_there(tmp_path):
     with pytest.raises(WeightsError, match="absent.h5 does not exist; train first, or name another one"):
-        setup.trained_weights(NETWORK, str(tmp_path / "absent.h5"))
+        assembly.trained_weights(NETWORK, str(tmp_path / "absent.h5"))
     other = Network("tiny", "gmp", "softmax", 5)
     save_weights(str(tmp_path / "five.h5"), other, other.initial_weights(0))
     with pytest.raises(
         WeightsError, match="five.h5 does not hold a whole trained tiny: 2 of its variables are missing"
     ):
-        setup.trained_weights(NETWORK, str(tmp_path / "five.h5"))
+        assembly.trained_weights(NETWORK, str(tmp_path / "five.h5"))
 
 
 def test_cases_in_two_lists_are_refused_or_mentioned(slide_set, tmp_path):
     overrides = "data.test={}".format(slide_set.path("val.csv"))
     with pytest.raises(ManifestError, match="case val-0 is in both val and test"):
-        setup.open_splits(slide_set.config(tmp_path, overrides))
+        assembly.open_splits(slide_set.config(tmp_path, overrides))
     with pytest.warns(UserWarning, match="case val-0 is in both val and test.*data.allow_shared_cases lets it pass"):
-        sources = setup.open_splits(slide_set.config(tmp_path, overrides, "data.allow_shared_cases=true"))
+        sources = assembly.open_splits(slide_set.config(tmp_path, overrides, "data.allow_shared_cases=true"))
     assert [record.slide_id for record in sources["test"].records] == ["val-{}".format(i) for i in range(4)]
     for source in sources.values():
         source.close()
@@ -209,6 +211,6 @@ def test_cases_in_two_lists_are_refused_or_mentioned(slide_set, tmp_path):
 def test_the_keys_of_the_unified_engine_reach_it(slide_set, tmp_path):
     keys = "engine=unified", "unified.strip_mb=0.2", "unified.group_mb=2", "unified.prefetch_depth=0"
     config = slide_set.config(tmp_path, *keys)
-    with setup.make_engine(config, NETWORK, setup.make_optimiser(config), lambda text: None) as engine:
+    with assembly.make_engine(config, NETWORK, assembly.make_optimiser(config), lambda text: None) as engine:
         assert len(engine._pixels) > 1 and len(engine.plan.groups) > 10
         assert engine.plan.limit_bytes == 2 * 10**6 and engine.plan.prefetches == ()

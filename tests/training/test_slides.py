@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from whole_slide_cnn.config import Data
 from whole_slide_cnn.errors import SlideError, TrainingError
+from whole_slide_cnn.running import slides
+from whole_slide_cnn.running.slides import Sampler, SlideSource
 from whole_slide_cnn.slides.manifest import Record
-from whole_slide_cnn.training import slides
-from whole_slide_cnn.training.slides import Sampler, SlideSource
 
 
 def records_of(count, mpp=None):

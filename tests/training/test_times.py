@@ -2,7 +2,7 @@
 
 import pytest
 
-from whole_slide_cnn.training.times import UPDATE_COLUMNS, TimeRecord
+from whole_slide_cnn.running.times import UPDATE_COLUMNS, TimeRecord
 
 
 def test_rows_are_written_as_a_whole(tmp_path):

@@ -7,9 +7,10 @@ import pytest
 
 from whole_slide_cnn.errors import SlideError
 from whole_slide_cnn.models.network import make_network
+from whole_slide_cnn.running import assembly
+from whole_slide_cnn.running.checkpoint import load_checkpoint
 from whole_slide_cnn.slides.canvas import SlideCanvas
-from whole_slide_cnn.training import loop, setup
-from whole_slide_cnn.training.checkpoint import load_checkpoint
+from whole_slide_cnn.training import loop
 from whole_slide_cnn.training.loop import Trainer
 
 ENGINES = ("direct", "streaming")
@@ -27,8 +28,8 @@ class Workshop:
         key = config.engine, config.model, config.train.optimizer
         network = make_network(config)
         if key not in self._made:
-            optimiser = setup.make_optimiser(config)
-            engine = setup.make_engine(config, network, optimiser, report=lambda text: None)
+            optimiser = assembly.make_optimiser(config)
+            engine = assembly.make_engine(config, network, optimiser, report=lambda text: None)
             self._made[key] = engine, optimiser, engine.state()
         engine, optimiser, start = self._made[key]
         engine.load_state(dict(start, **network.initial_weights(config.seed)))
@@ -38,7 +39,7 @@ class Workshop:
     def train(self, config):
         """Log rows and final weights by name."""
         engine, optimiser = self.engine(config)
-        sources = setup.open_splits(config, "train")
+        sources = assembly.open_splits(config, "train")
         try:
             return Trainer(config, engine, optimiser, sources["train"], sources.get("val")).run(), engine.weights()
         finally:
@@ -61,7 +62,7 @@ def workshop():
 @pytest.fixture
 def canvases(slide_set):
     """The canvases of the train list with their labels."""
-    source = setup.open_splits(slide_set.config("unused"), "train")["train"]
+    source = assembly.open_splits(slide_set.config("unused"), "train")["train"]
     pairs = [(canvas, record.label) for record, canvas in source.canvases(source.records, pytest.fail)]
     source.close()
     yield pairs
@@ -227,7 +228,7 @@ def test_exported_weights_predict_alike(workshop, slide_set, tmp_path, canvases)
     expected = [engine.predict(canvas, label) for canvas, label in canvases]
     again = slide_set.config(tmp_path, "seed=9", "model.weights={}".format(tmp_path / "best.h5"))
     said = []
-    with setup.make_engine(again, network, setup.make_optimiser(again), said.append) as engine:
+    with assembly.make_engine(again, network, assembly.make_optimiser(again), said.append) as engine:
         found = [engine.predict(canvas, label) for canvas, label in canvases]
     assert said[0].startswith("engine streaming: predicted peak memory 0.")  # before anything else
     assert "{} variables loaded".format(len(network.variables)) in said[2]

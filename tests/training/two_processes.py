@@ -11,7 +11,7 @@ import numpy as np
 
 from whole_slide_cnn.cli import run_command
 from whole_slide_cnn.errors import TrainingError
-from whole_slide_cnn.training.communicator import communicator
+from whole_slide_cnn.running.communicator import communicator
 
 UPDATES, SIZE, RATE = 3, (112, 96), 1e-3
 
@@ -32,8 +32,8 @@ def train(engine_name, group):
     """Weights after three updates, which average the gradients of two slides: in one process, or one in each of two."""
     from whole_slide_cnn.engines import ENGINES
     from whole_slide_cnn.models.network import Network
+    from whole_slide_cnn.running.optimisers import Adam
     from whole_slide_cnn.sizes import Size
-    from whole_slide_cnn.training.optimisers import Adam
 
     network = Network("tiny", "gmp", "softmax", 2, 0.0)
     random = np.random.RandomState(0)

@@ -13,7 +13,7 @@ import numpy as np
 
 from whole_slide_cnn.engines.base import has_gpu, unrolls_patches
 from whole_slide_cnn.engines.replay import peak_elements
-from whole_slide_cnn.engines.streaming import DEFAULT_WINDOW, largest_windows
+from whole_slide_cnn.engines.streaming.engine import DEFAULT_WINDOW, largest_windows
 from whole_slide_cnn.engines.unified import UnifiedOptions, held_bytes, step_plan
 from whole_slide_cnn.errors import MemoryBudgetError
 from whole_slide_cnn.models.network import Network

@@ -17,13 +17,13 @@ from typing import Dict, List, Optional, Tuple
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from graph_tools.apply import EditReport, apply
-from graph_tools.apply import session_config as ordered_session_config
 from graph_tools.errors import BudgetError, GraphToolsError
-from graph_tools.extract import extract
-from graph_tools.machine import Machine
+from graph_tools.passes.planner import make_plan
 from graph_tools.plan import Plan
-from graph_tools.planner import make_plan
+from graph_tools.simulation.machine import Machine
+from graph_tools.tensorflow.apply import EditReport, apply
+from graph_tools.tensorflow.apply import session_config as ordered_session_config
+from graph_tools.tensorflow.extract import extract
 from tf_um_patch.launch import exceeds_device, memory_fraction
 from tf_um_patch.ops import load_ops
 from whole_slide_cnn.engines.base import Engine, Prediction, has_gpu, sum_updates, unrolls_patches
@@ -57,7 +57,7 @@ class UnifiedOptions:
             memory: nothing is moved, only recomputed, unless there is a folder to move to.
         spill_dir: without a GPU, folder of the files to which tensors are moved, up to ``host_gb``.
         choice: how it is chosen what is moved or recomputed: ``remat``, ``greedy``, ``integer`` or ``best`` (see
-            :func:`graph_tools.planner.make_plan`).
+            :func:`graph_tools.passes.planner.make_plan`).
     """
 
     strip_mb: float = 256.0

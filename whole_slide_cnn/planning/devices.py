@@ -9,7 +9,7 @@ import subprocess
 from dataclasses import dataclass
 from typing import Dict, NamedTuple, Optional
 
-from graph_tools.machine import Machine
+from graph_tools.simulation.machine import Machine
 from whole_slide_cnn.errors import ConfigError
 
 GIB = 2**30

@@ -11,17 +11,17 @@ from typing import Dict, Iterator, Optional, Sequence, Tuple
 import numpy as np
 
 from graph_tools.errors import GraphToolsError
-from graph_tools.lifetimes import lifetimes, live_bytes
-from graph_tools.machine import Machine
-from graph_tools.opgraph import OpGraph, stable_order
+from graph_tools.graph.lifetimes import lifetimes, live_bytes
+from graph_tools.graph.opgraph import OpGraph, stable_order
+from graph_tools.passes.planner import make_plan, unplanned
+from graph_tools.passes.recompute import with_recomputes
 from graph_tools.plan import Plan
-from graph_tools.planner import make_plan, unplanned
-from graph_tools.recompute import with_recomputes
-from graph_tools.simulate import Simulation, simulate
+from graph_tools.simulation.machine import Machine
+from graph_tools.simulation.simulate import Simulation, simulate
 from whole_slide_cnn.engines.base import unrolls_patches
-from whole_slide_cnn.engines.blank import BlankCanvas
 from whole_slide_cnn.engines.memory import GB, HOST_PARTS, engine_memory
-from whole_slide_cnn.engines.streaming import choose_cover, largest_windows, pixel_sizes, window_side
+from whole_slide_cnn.engines.streaming.blank import BlankCanvas
+from whole_slide_cnn.engines.streaming.engine import choose_cover, largest_windows, pixel_sizes, window_side
 from whole_slide_cnn.engines.unified import UnifiedOptions, order_of, step_plan
 from whole_slide_cnn.errors import ConfigError, TensorTooLargeError
 from whole_slide_cnn.models.network import Network
@@ -45,7 +45,7 @@ class Schedule:
         name: what is turned on, in words.
         grouped: whether operations run in groups; else in the graph's order, and pages come when they are touched.
         depth: groups ahead that a tensor is fetched.
-        choice: what is moved or recomputed, as :func:`graph_tools.planner.make_plan` has it.
+        choice: what is moved or recomputed, as :func:`graph_tools.passes.planner.make_plan` has it.
         limit_bytes: of a group; None takes half of the device, so that what the next group needs has room, and with
             moves an eighth, so that they start at the right time.
         recommended: whether it is worth running; else it is there to compare with.

@@ -5,10 +5,10 @@ import functools
 import numpy as np
 
 from graph_tools.errors import GraphToolsError
-from graph_tools.extract import extract
-from graph_tools.lifetimes import lifetimes, touched_bytes
-from graph_tools.machine import Machine
-from graph_tools.opgraph import OpGraph, stable_order
+from graph_tools.graph.lifetimes import lifetimes, touched_bytes
+from graph_tools.graph.opgraph import OpGraph, stable_order
+from graph_tools.simulation.machine import Machine
+from graph_tools.tensorflow.extract import extract
 from whole_slide_cnn.engines import direct, unified
 from whole_slide_cnn.engines.unified import UnifiedOptions
 from whole_slide_cnn.errors import ConfigError

@@ -6,7 +6,7 @@ from typing import List, Sequence
 
 import numpy as np
 
-from graph_tools.machine import Machine
+from graph_tools.simulation.machine import Machine
 from whole_slide_cnn.engines.base import unrolls_patches
 from whole_slide_cnn.engines.direct import DirectEngine
 from whole_slide_cnn.models.network import Network

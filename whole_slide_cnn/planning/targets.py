@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 from typing import Any, Dict, NamedTuple, Optional, Sequence
 
 from graph_tools.errors import GraphToolsError
-from graph_tools.machine import Machine
+from graph_tools.simulation.machine import Machine
 from graph_tools.sizes import parse_bytes
 from whole_slide_cnn.config import TrainConfig
 from whole_slide_cnn.engines.memory import GB, free_host_memory

@@ -19,17 +19,17 @@ from whole_slide_cnn.engines.base import Engine, Prediction
 from whole_slide_cnn.errors import Interrupted, SlideError, TrainingError
 from whole_slide_cnn.files import replacing, write_text
 from whole_slide_cnn.models.weights import save_weights
+from whole_slide_cnn.running.bars import slide_bar
+from whole_slide_cnn.running.checkpoint import load_checkpoint, save_checkpoint
+from whole_slide_cnn.running.communicator import Communicator, SingleCommunicator
+from whole_slide_cnn.running.names import BEST, LAST, LOG, SCALARS, WEIGHTS
+from whole_slide_cnn.running.slides import Draw, InTurn, Prepare, Sampler, SlideSource, dealt
+from whole_slide_cnn.running.times import UPDATE_COLUMNS, TimeRecord
 from whole_slide_cnn.slides.manifest import Record
 from whole_slide_cnn.training import run_folder, schedule
-from whole_slide_cnn.training.checkpoint import load_checkpoint, save_checkpoint
-from whole_slide_cnn.training.communicator import Communicator, SingleCommunicator
 from whole_slide_cnn.training.progress import Means, Progress, Tally
-from whole_slide_cnn.training.run_folder import BEST, LAST, LOG, WEIGHTS
-from whole_slide_cnn.training.scalars import FOLDER as SCALARS
 from whole_slide_cnn.training.scalars import Scalars
 from whole_slide_cnn.training.signals import StopSignals
-from whole_slide_cnn.training.slides import Draw, InTurn, Prepare, Sampler, SlideSource, dealt
-from whole_slide_cnn.training.times import UPDATE_COLUMNS, TimeRecord
 
 LOG_COLUMNS = (
     "epoch",
@@ -434,27 +434,3 @@ def _joined(shares: Sequence[_Share]) -> Tally:
     for share in shares:
         total = total.join(share.tally)
     return total
-
-
-class SlideBar(tqdm):
-    """A progress bar in slides per minute."""
-
-    @property
-    def format_dict(self):
-        values = super().format_dict
-        rate = values["rate"] or ((values["n"] - values["initial"]) / values["elapsed"] if values["elapsed"] else 0.0)
-        values["slides_per_minute"] = "{:.1f}".format(60.0 * rate)
-        return values
-
-
-def slide_bar(text: str, slides: int, done: int = 0, shown: bool = True) -> SlideBar:
-    """A progress bar with slides per minute and the time left; silent where standard error is no terminal."""
-    return SlideBar(
-        total=slides,
-        initial=done,
-        desc=text,
-        bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} slides, {slides_per_minute}/min, "
-        "{remaining} left{postfix}",
-        leave=False,
-        disable=None if shown else True,
-    )

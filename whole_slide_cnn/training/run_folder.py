@@ -18,12 +18,9 @@ from whole_slide_cnn.config import TrainConfig, fixed_values
 from whole_slide_cnn.errors import ConfigError, TrainingError, WeightsError
 from whole_slide_cnn.files import remove_leftovers
 from whole_slide_cnn.models.network import Network
-from whole_slide_cnn.training.checkpoint import load_checkpoint
+from whole_slide_cnn.running.checkpoint import load_checkpoint
+from whole_slide_cnn.running.names import BEST, CURVES, LAST, LOG, SCALARS, WEIGHTS
 from whole_slide_cnn.training.progress import Progress
-from whole_slide_cnn.training.scalars import FOLDER as SCALARS
-
-BEST, LAST, WEIGHTS, LOG = "best.npz", "last.npz", "best.h5", "log.csv"
-CURVES = "learning_curves.png"
 
 _FILES_READ = ("data.train", "data.val", "model.weights")
 _READ_BYTES = 2**20

@@ -9,8 +9,6 @@ import tensorflow.compat.v1 as tf
 
 from whole_slide_cnn.files import replacing
 
-FOLDER = "tensorboard"
-
 _UPDATE, _EPOCH = "update/", "epoch/"
 _FILES = "events.out.tfevents.*"
 

@@ -1,0 +1,1 @@
+"""A model of unified memory on which plans are replayed; nothing is run."""

@@ -1,0 +1,1 @@
+"""Synthetic slides, and the photographs and textures they are made of."""
