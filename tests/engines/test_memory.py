@@ -6,7 +6,7 @@ from whole_slide_cnn.engines.memory import GB, MemoryPlan, check_memory, engine_
 from whole_slide_cnn.engines.replay import peak_elements
 from whole_slide_cnn.errors import MemoryBudgetError
 from whole_slide_cnn.models.network import Network
-from whole_slide_cnn.models.trace import Step
+from whole_slide_cnn.models.shapes import Step
 from whole_slide_cnn.sizes import Size
 
 NETWORK = Network("resnet18", "gmp", "softmax", 3)

@@ -3,6 +3,8 @@
 import ctypes
 import os
 
+from tf_um_patch.host import may_have_gpu
+
 _MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of mallopt(3)
 _LARGE_BLOCK = 4 * 2**20
 
@@ -26,7 +28,7 @@ def has_gpu() -> bool:
     """Whether TensorFlow will compute on a GPU; told without starting its driver."""
     import tensorflow.compat.v1 as tf
 
-    return bool(tf.test.is_built_with_cuda()) and os.path.exists("/proc/driver/nvidia")
+    return bool(tf.test.is_built_with_cuda()) and may_have_gpu()
 
 
 def unrolls_patches(compute: str) -> bool:

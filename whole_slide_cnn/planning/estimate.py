@@ -25,7 +25,7 @@ from whole_slide_cnn.engines.streaming.engine import choose_cover, largest_windo
 from whole_slide_cnn.engines.unified import UnifiedOptions, order_of, step_plan
 from whole_slide_cnn.errors import ConfigError, TensorTooLargeError
 from whole_slide_cnn.models.network import Network
-from whole_slide_cnn.models.trace import Step, check_tensor_sizes, trace_canvas, trace_window
+from whole_slide_cnn.models.shapes import Step, check_tensor_sizes, canvas_shapes, window_shapes
 from whole_slide_cnn.planning.graphs import direct_graph, in_memory_seconds, unified_graph
 from whole_slide_cnn.sizes import Size
 from whole_slide_cnn.slides.canvas import BLANK_BLOCK
@@ -247,7 +247,7 @@ def _too_large(steps: Sequence[Sequence[Step]]) -> str:
 def _direct(work: Work, target: Target) -> Estimate:
     ops = direct_graph(work.network, work.canvas, work.compute, work.training, _unrolls(work, target))
     seconds = in_memory_seconds(ops, target.machine) * target.time_scale
-    reason = _too_large([trace_canvas(work.network.trunk, work.canvas)])
+    reason = _too_large([canvas_shapes(work.network.trunk, work.canvas)])
     return _in_memory("direct", work, target, _peak(ops) + _beside_weights(work), seconds, reason)
 
 
@@ -271,7 +271,7 @@ def _streaming(work: Work, target: Target) -> Estimate:
     largest = largest_windows(trunk, work.canvas, work.window)
     most = max(window.pixels.height * window.pixels.width for window in largest)
     peak = int(_peak(steps[work.training]) * max(1.0, most / area)) + _beside_weights(work)
-    reason = _too_large([trace_window(trunk, window) for window in largest])
+    reason = _too_large([window_shapes(trunk, window) for window in largest])
     reason = reason.replace("use engine: streaming, or a smaller canvas", "use a smaller streaming.window")
     return _in_memory("streaming", work, target, peak, seconds * target.window_scale, reason)
 

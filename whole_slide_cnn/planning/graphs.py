@@ -13,7 +13,7 @@ from whole_slide_cnn.engines import direct, unified
 from whole_slide_cnn.engines.unified import UnifiedOptions
 from whole_slide_cnn.errors import ConfigError
 from whole_slide_cnn.models.network import Network
-from whole_slide_cnn.models.trace import MOST_ELEMENTS
+from whole_slide_cnn.models.shapes import MOST_ELEMENTS
 from whole_slide_cnn.sizes import Size
 
 # As high as strips can be: cut only so that no tensor has 2^31 elements. The paper has no strips.

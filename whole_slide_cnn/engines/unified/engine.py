@@ -31,7 +31,7 @@ from whole_slide_cnn.errors import ConfigError
 from whole_slide_cnn.models import build, geometry
 from whole_slide_cnn.models.network import Network
 from whole_slide_cnn.models.strips import StripBuilder, Strips, aligned_partition
-from whole_slide_cnn.models.trace import MOST_ELEMENTS
+from whole_slide_cnn.models.shapes import MOST_ELEMENTS
 from whole_slide_cnn.sizes import Size, Window
 from whole_slide_cnn.slides.canvas import Canvas
 
