@@ -39,6 +39,8 @@ INDEPENDENT = {
     "graph_tools": (PACKAGE + ".engines.unified", PACKAGE + ".planning"),
     "tf_um_patch": (PACKAGE + ".engines.unified",),
 }
+# What the machine has, which every part of the package may ask.
+FOR_ALL = "tf_um_patch.host"
 # The only modules of graph_tools that import TensorFlow; all others plan without it.
 TENSORFLOW_DOORS = ("graph_tools.tensorflow.apply", "graph_tools.tensorflow.extract", "graph_tools.tensorflow.verify")
 
@@ -79,6 +81,8 @@ def may_import(importer, imported):
     if imported.startswith("."):
         return False  # absolute imports only: they say which layer they reach into
     own, other = importer.split("."), imported.split(".")
+    if (imported + ".").startswith(FOR_ALL + ".") and own[0] == PACKAGE:
+        return True
     if other[0] in INDEPENDENT:
         drivers = INDEPENDENT[other[0]]
         return own[0] == other[0] or importer in drivers or importer.rpartition(".")[0] in drivers
@@ -141,6 +145,9 @@ def test_every_folder_of_the_package_has_a_layer():
         ("whole_slide_cnn.engines.unified", "from graph_tools import group", True),
         ("whole_slide_cnn.planning.estimate", "from graph_tools import group", True),
         ("whole_slide_cnn.planning.estimate", "import tf_um_patch", False),
+        ("whole_slide_cnn.slides.reader", "from tf_um_patch.host import first_gpu", True),
+        ("whole_slide_cnn.slides.reader", "from tf_um_patch.hosts import first_gpu", False),
+        ("graph_tools.passes.group", "from tf_um_patch.host import first_gpu", False),
         ("whole_slide_cnn.training.loop", "from whole_slide_cnn.train import main", False),
         ("whole_slide_cnn.demo", "from whole_slide_cnn.train import main", True),
         ("graph_tools.passes.group", "import graph_tools.tensorflow.extract\nimport numpy", True),

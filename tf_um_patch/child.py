@@ -6,6 +6,8 @@ import subprocess
 import tempfile
 from typing import Dict, List, NamedTuple, Optional
 
+from tf_um_patch.options import PREFIX
+
 _SECONDS_TO_DIE = 10
 
 
@@ -43,6 +45,15 @@ def run_for(command: List[str], environment: Dict[str, str], seconds: float) -> 
         finally:
             _end(process)
         return Finished(code, _text(output), _text(errors))
+
+
+def bare_environment() -> Dict[str, str]:
+    """This process's environment for another Python that finds this package, without a shim and its options."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    environment["LD_PRELOAD"] = ""
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
+    return environment
 
 
 def _end(process: subprocess.Popen) -> None:

@@ -3,8 +3,8 @@
 import argparse
 import json
 
+from tf_um_patch.host import HOST_SHARE
 from tf_um_patch.machine import Machine, Route, choose_route, examine
-from tf_um_patch.memory import HOST_SHARE
 
 EXIT_NO_ROUTE = 1
 

@@ -8,15 +8,12 @@ from typing import Dict, Optional
 
 from tf_um_patch.build import build_shim
 from tf_um_patch.errors import BuildError, OptionError
+from tf_um_patch.host import host_budget, launched
 from tf_um_patch.machine import choose_route, examine
-from tf_um_patch.memory import host_budget
 from tf_um_patch.options import check_environment, parse_size, settings
 
 # For the command: the fraction with which its TensorFlow sessions should be made where the shim cannot be.
 FRACTION_VARIABLE = "TF_UM_PATCH_MEMORY_FRACTION"
-
-# How launchers tell a process that it is one of several.
-_RANKS = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MV2_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_NUM_TASKS")
 
 
 def main(arguments):
@@ -108,7 +105,8 @@ def _host_memory(options) -> Optional[int]:
     if "TFUM_HOST_BUDGET" in os.environ:
         return None
     processes = _processes(options.processes)
-    if any(os.environ.get(name, "1") != "1" for name in _RANKS):
+    launch = launched()
+    if (launch.local_size or launch.size) > 1:
         raise OptionError(
             "this is one of several processes, which cannot tell each other's memory from that of others: give "
             "--host-memory, or start them all by one python -m tf_um_patch run --processes N -- mpirun ..."

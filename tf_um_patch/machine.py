@@ -1,18 +1,12 @@
 """What this machine can do about memory beyond the device, and which way TensorFlow should take."""
 
-import json
-import os
-import sys
 from typing import Dict, NamedTuple, Optional
 
 from tf_um_patch.build import build_shim, find_compiler
-from tf_um_patch.child import run_for
 from tf_um_patch.errors import BuildError
-from tf_um_patch.memory import available_host_memory, host_budget
-from tf_um_patch.options import PREFIX, settings
-from tf_um_patch.probe import LEAST_FREE, PROBE_BYTES
+from tf_um_patch.host import available_host_memory, host_budget
+from tf_um_patch.probe import run_probe
 
-PROBE_SECONDS = 120
 # A card on which more than this is taken, beyond what a context needs, is in use by others.
 _CONTEXT_BYTES = 1 << 30
 
@@ -80,7 +74,7 @@ class Route(NamedTuple):
 def examine() -> Machine:
     """Look at this machine. Starts a process for the driver, and another one under the shim; takes seconds."""
     compilers = [find_compiler(language) for language in ("c", "c++")]
-    available = available_host_memory()
+    available = available_host_memory() or 0
     shim, shim_error = None, None
     try:
         shim = build_shim()
@@ -139,37 +133,8 @@ def choose_route(machine: Machine) -> Route:
     )
 
 
-def run_probe(shim: Optional[str] = None) -> Dict:
-    """What :func:`tf_um_patch.probe.probe` finds in a fresh process, with the shim preloaded in it or not.
-
-    Never more managed memory is asked for than a small part of what the card has free.
-    """
-    environment = bare_environment()
-    if shim:
-        environment["LD_PRELOAD"] = shim
-        environment.update(settings(ceiling=LEAST_FREE, threshold=PROBE_BYTES))
-    done = run_for([sys.executable, "-m", "tf_um_patch.probe"], environment, PROBE_SECONDS)
-    if done.code is None:
-        error = "the driver did not answer within {} s: look at the card with nvidia-smi".format(PROBE_SECONDS)
-    else:
-        try:
-            return json.loads(done.output.strip().splitlines()[-1])
-        except (IndexError, ValueError):
-            error = "the driver ended the process that asked it ({}): reinstall the NVIDIA driver".format(done.code)
-    return {"error": error, "absent": False, "devices": 0, "shim": False, "allocation": None}
-
-
-def bare_environment() -> Dict[str, str]:
-    """This process's environment for another Python that finds this package, without a shim and its options."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-    environment["LD_PRELOAD"] = ""
-    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
-    return environment
-
-
 def effect_of_shim(facts: Dict) -> str:
-    """What :func:`run_probe` under the shim showed, as in ``Machine.effect``."""
+    """What :func:`~tf_um_patch.probe.run_probe` under the shim showed, as in ``Machine.effect``."""
     if not facts["shim"]:
         return "none"
     if not facts["allocation"]:

@@ -6,14 +6,18 @@ preloaded it shows whether the shim took effect: it allocates as a program would
 
 import ctypes
 import json
-from typing import Dict
+import sys
+from typing import Dict, Optional
 
 from tf_um_patch import driver as cuda
+from tf_um_patch.child import bare_environment, run_for
 from tf_um_patch.errors import DriverError
+from tf_um_patch.options import settings
 from tf_um_patch.shim import statistics
 
 PROBE_BYTES = 4 << 20  # two pages of managed memory
 LEAST_FREE = 16 * PROBE_BYTES  # on a fuller card nothing is allocated
+PROBE_SECONDS = 120
 _PATTERN = 0x5A
 
 
@@ -71,6 +75,26 @@ def _allocate(driver: cuda.Driver) -> Dict:
         return {"managed": managed.value, "touched": bytes(copy) == bytes([_PATTERN]) * PROBE_BYTES}
     finally:
         driver.cuMemFree_v2(address)
+
+
+def run_probe(shim: Optional[str] = None) -> Dict:
+    """What :func:`probe` finds in a fresh process, with the shim preloaded in it or not.
+
+    Never more managed memory is asked for than a small part of what the card has free.
+    """
+    environment = bare_environment()
+    if shim:
+        environment["LD_PRELOAD"] = shim
+        environment.update(settings(ceiling=LEAST_FREE, threshold=PROBE_BYTES))
+    done = run_for([sys.executable, "-m", "tf_um_patch.probe"], environment, PROBE_SECONDS)
+    if done.code is None:
+        error = "the driver did not answer within {} s: look at the card with nvidia-smi".format(PROBE_SECONDS)
+    else:
+        try:
+            return json.loads(done.output.strip().splitlines()[-1])
+        except (IndexError, ValueError):
+            error = "the driver ended the process that asked it ({}): reinstall the NVIDIA driver".format(done.code)
+    return {"error": error, "absent": False, "devices": 0, "shim": False, "allocation": None}
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from tf_um_patch.host import GpuInfo
 from whole_slide_cnn import plan
 
 SMALL = "--set", "streaming.window=64", "--set", "unified.strip_mb=1"
@@ -52,9 +53,8 @@ def test_memory_that_the_configuration_allows(planned):
 
 def test_a_gpu_that_is_not_in_the_table(planned, monkeypatch):
     from whole_slide_cnn.planning import targets
-    from whole_slide_cnn.planning.devices import Card
 
-    monkeypatch.setattr(targets, "first_card", lambda: Card("NVIDIA A10", 24 * 10**9, 23 * 10**9))
+    monkeypatch.setattr(targets, "first_gpu", lambda: GpuInfo("NVIDIA A10", 24 * 10**9, 23 * 10**9))
     assert "NVIDIA A10 with 24.0 GB, is not in the table; name one like it by --device" in planned().sentence()
 
 

@@ -1,9 +1,8 @@
 """The table of GPUs, and recognising one of them."""
 
-import subprocess
-
 import pytest
 
+from tf_um_patch.host import GpuInfo
 from whole_slide_cnn.errors import ConfigError
 from whole_slide_cnn.planning import devices
 
@@ -29,37 +28,7 @@ from whole_slide_cnn.planning import devices
 )
 def test_a_gpu_is_recognised_by_its_name_and_memory(line, name):
     words, mebibytes = line.rsplit(", ", 1)
-    assert devices.match_gpu(devices.Card(words, int(mebibytes) * 2**20, 0)) == name
-
-
-def test_the_first_gpu_that_this_process_may_use(monkeypatch):
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(devices.shutil, "which", lambda name: None)
-    assert devices.first_card() is None
-    monkeypatch.setattr(devices.shutil, "which", lambda name: "/usr/bin/" + name)
-    said, asked = [b"Tesla V100-SXM2-32GB, 32510, 20000\nTesla T4, 15360, 15000\n"], []
-
-    def run(query, **options):
-        asked.append(query)
-        return subprocess.CompletedProcess(query, 0, said[0])
-
-    monkeypatch.setattr(devices.subprocess, "run", run)
-    assert devices.first_card() == ("Tesla V100-SXM2-32GB", 32510 * 2**20, 20000 * 2**20)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,1")
-    devices.first_card()
-    assert asked[-1][-1] == "--id=3"
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
-    assert devices.first_card() is None and len(asked) == 2
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    for answer in (b"", b"No devices were found\n", b"NVIDIA X, [N/A], [N/A]\n"):
-        said[0] = answer
-        assert devices.first_card() is None
-
-    def fail(*arguments, **options):
-        raise subprocess.TimeoutExpired("nvidia-smi", 20)
-
-    monkeypatch.setattr(devices.subprocess, "run", fail)
-    assert devices.first_card() is None
+    assert devices.match_gpu(GpuInfo(words, int(mebibytes) * 2**20, 0)) == name
 
 
 def test_names_of_the_table():

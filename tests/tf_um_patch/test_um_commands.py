@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tf_um_patch import launch, machine, probe
+from tf_um_patch import launch, probe
 from tf_um_patch.child import Finished
 from tf_um_patch.driver import Driver, Missing
 from tf_um_patch.errors import DriverError, OptionError
@@ -135,8 +135,8 @@ def test_a_driver_that_lacks_a_function_gives_a_stand_in(tmp_path, native):
     ],
 )
 def test_a_driver_that_hangs_or_crashes_is_no_missing_gpu(monkeypatch, finished, words):
-    monkeypatch.setattr(machine, "run_for", lambda *arguments: finished)
-    facts = machine.run_probe()
+    monkeypatch.setattr(probe, "run_for", lambda *arguments: finished)
+    facts = probe.run_probe()
     assert facts["error"] == words and facts["devices"] == 0 and facts["absent"] is False
 
 

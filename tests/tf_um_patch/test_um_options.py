@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from tf_um_patch import options
 from tf_um_patch.build import SOURCES
 from tf_um_patch.errors import OptionError
-from tf_um_patch.memory import available_host_memory, host_budget
 
 
 def test_the_table_is_that_of_the_shim():
@@ -81,72 +80,3 @@ def test_what_is_no_size_is_refused(text):
 def test_wrong_variables_are_refused_before_anything_starts(variable, value, sentence):
     with pytest.raises(OptionError, match=re.escape(sentence)):
         options.check_environment({"PATH": "", variable: value})
-
-
-# ---- host memory ----
-
-
-@pytest.fixture
-def root(tmp_path):
-    """A function that writes files below a folder that stands for ``/``; 1000 KiB are available there."""
-
-    def write(**files):
-        content = {"proc/meminfo": "MemTotal: 2000 kB\nMemAvailable:    1000 kB\n", "proc/self/cgroup": "0::/a/b\n"}
-        content.update({name.replace("__", "/").replace("_DOT_", "."): text for name, text in files.items()})
-        for name, text in content.items():
-            path = tmp_path / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
-        return str(tmp_path)
-
-    return write
-
-
-def group(folder, limit, usage, stat="", names=("memory.max", "memory.current")):
-    """Files of a control group."""
-    files = {names[0]: limit, names[1]: usage, "memory.stat": stat}
-    return {(folder + "/" + name).replace("/", "__").replace(".", "_DOT_"): text for name, text in files.items()}
-
-
-def test_without_control_groups_what_is_available(root):
-    assert available_host_memory(root()) == 1000 * 1024
-
-
-def test_no_limit_is_no_limit(root):
-    assert available_host_memory(root(**group("sys/fs/cgroup/a/b", "max\n", "5\n"))) == 1000 * 1024
-
-
-def test_a_group_limits_and_its_file_pages_can_be_dropped(root):
-    files = group("sys/fs/cgroup/a/b", "500000\n", "300000\n", "anon 7\ninactive_file 40000\n")
-    assert available_host_memory(root(**files)) == 500000 - 300000 + 40000
-
-
-def test_groups_around_it_limit_too(root):
-    files = group("sys/fs/cgroup/a/b", "500000\n", "100\n")
-    files.update(group("sys/fs/cgroup/a", "300000\n", "290000\n"))
-    assert available_host_memory(root(**files)) == 10000
-
-
-def test_in_a_container_the_group_is_mounted_as_the_root(root):
-    assert available_host_memory(root(**group("sys/fs/cgroup", "4096\n", "96\n"))) == 4000
-
-
-def test_version_1(root):
-    names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
-    files = group("sys/fs/cgroup/memory/job", "9000\n", "5000\n", "total_inactive_file 100\n", names)
-    files["proc__self__cgroup"] = "5:cpu,cpuacct:/other\n4:memory:/job\n"
-    assert available_host_memory(root(**files)) == 4100
-
-
-def test_a_group_above_its_limit_leaves_nothing(root):
-    assert available_host_memory(root(**group("sys/fs/cgroup/a/b", "10\n", "20\n"))) == 0
-
-
-def test_this_machine():
-    with open("/proc/meminfo", encoding="ascii") as stream:
-        total = int(stream.readline().split()[1]) * 1024
-    assert 0 < available_host_memory() <= total
-
-
-def test_budget_is_shared_among_processes():
-    assert host_budget(1000) == 900 and host_budget(1000, 4) == 225

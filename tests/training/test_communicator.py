@@ -14,7 +14,6 @@ from whole_slide_cnn.running.communicator import (
     HorovodCommunicator,
     SingleCommunicator,
     communicator,
-    launched_processes,
     use_own_gpu,
 )
 
@@ -88,22 +87,6 @@ def test_alone():
         raise ZeroDivisionError
 
 
-@pytest.mark.parametrize(
-    "environment, processes",
-    [
-        ({}, 1),
-        ({"OMPI_COMM_WORLD_SIZE": "4"}, 4),
-        ({"PMI_SIZE": "2"}, 2),
-        ({"HOROVOD_SIZE": "8", "OMPI_COMM_WORLD_SIZE": "4"}, 8),
-        ({"SLURM_STEP_NUM_TASKS": "16"}, 16),
-        ({"SLURM_NTASKS": "16", "SLURM_PROCID": "0"}, 1),  # a batch script: one process
-        ({"OMPI_COMM_WORLD_SIZE": "", "PMI_SIZE": "x"}, 1),
-    ],
-)
-def test_what_launchers_say(environment, processes):
-    assert launched_processes(environment) == processes
-
-
 def test_without_a_launcher_nothing_is_imported(monkeypatch):
     monkeypatch.setattr(module, "_connect", None)
     assert isinstance(communicator({"SLURM_NTASKS": "4"}), SingleCommunicator)
@@ -147,6 +130,7 @@ def test_a_library_that_does_not_work_gives_way_to_the_next(monkeypatch):
         ("0,1,2,3", 2, 4, "2"),
         ("4, 6", 3, 4, "6"),
         ("GPU-a,GPU-b", 1, 2, "GPU-b"),
+        ("MIG-a,MIG-b", 3, 4, "MIG-b"),
         ("0", 1, 2, "0"),
         ("", 1, 2, ""),
         ("0,1", 0, 1, "0,1"),
@@ -160,17 +144,13 @@ def test_every_process_has_a_gpu(visible, local_rank, size, expected):
     assert environment == {"CUDA_VISIBLE_DEVICES": expected}
 
 
-def test_gpus_that_nobody_named(monkeypatch, tmp_path):
+def test_gpus_that_nobody_named(monkeypatch):
     group, environment = SingleCommunicator(), {}
     group.local_rank, group.size = 1, 2
-    monkeypatch.setattr(module, "_GPU_FOLDER", str(tmp_path / "none"))
-    use_own_gpu(group, environment)
-    assert environment == {}
-    for name in "abc":
-        (tmp_path / name).mkdir()
-    monkeypatch.setattr(module, "_GPU_FOLDER", str(tmp_path))
-    use_own_gpu(group, environment)
-    assert environment == {"CUDA_VISIBLE_DEVICES": "1"}
+    for there, expected in (([], {}), (["0", "1", "2"], {"CUDA_VISIBLE_DEVICES": "1"})):
+        monkeypatch.setattr(module, "gpu_identifiers", lambda environment, there=there: there)
+        use_own_gpu(group, environment)
+        assert environment == expected
 
 
 @pytest.fixture

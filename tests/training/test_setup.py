@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 from fakes import Threads
 
+from tf_um_patch.host import GpuInfo
 from whole_slide_cnn.engines.memory import engine_memory
 from whole_slide_cnn.errors import ManifestError, MemoryBudgetError, WeightsError
 from whole_slide_cnn.models.network import Network
 from whole_slide_cnn.models.weights import save_weights
 from whole_slide_cnn.planning import auto, targets
-from whole_slide_cnn.planning.devices import CONTEXT_BYTES, Card
+from whole_slide_cnn.planning.devices import CONTEXT_BYTES
 from whole_slide_cnn.planning.estimate import configured, estimate
 from whole_slide_cnn.running import assembly
 from whole_slide_cnn.running.checkpoint import save_checkpoint
@@ -40,14 +41,14 @@ def test_auto_is_direct_where_it_fits_into_the_memory_of_the_configuration(slide
 @pytest.mark.parametrize("gpu, free, expected", [(False, 2.1, "direct"), (False, 1.9, "streaming")])
 def test_auto_leaves_half_of_the_free_memory(slide_set, tmp_path, monkeypatch, gpu, free, expected):
     monkeypatch.setattr(auto, "has_gpu", lambda: gpu)
-    monkeypatch.setattr(auto, "free_host_memory", lambda: int(free * direct_bytes(True)))
+    monkeypatch.setattr(auto, "available_host_memory", lambda: int(free * direct_bytes(True)))
     assert settled(slide_set.config(tmp_path, "engine=auto"))[0].engine == expected
 
 
 @pytest.mark.parametrize("free, expected", [(6.1, "direct"), (5.9, "streaming")])
 def test_auto_shares_the_free_memory_among_processes(slide_set, tmp_path, monkeypatch, free, expected):
     monkeypatch.setattr(auto, "has_gpu", lambda: False)
-    monkeypatch.setattr(auto, "free_host_memory", lambda: int(free * direct_bytes(True)))
+    monkeypatch.setattr(auto, "available_host_memory", lambda: int(free * direct_bytes(True)))
     config = slide_set.config(tmp_path, "engine=auto")
     assert assembly.settle(config, True, lambda text: None, processes=3).engine == expected
 
@@ -77,11 +78,11 @@ def test_one_of_several_processes_refuses_what_cannot_fit(slide_set, tmp_path):
 
 def test_auto_is_streaming_where_memory_is_unknown(slide_set, tmp_path, monkeypatch):
     config = slide_set.config(tmp_path, "engine=auto")
-    monkeypatch.setattr(auto, "free_host_memory", lambda: None)
+    monkeypatch.setattr(auto, "available_host_memory", lambda: None)
     assert settled(config)[0].engine == "streaming"
-    monkeypatch.setattr(auto, "free_host_memory", lambda: 10**15)
+    monkeypatch.setattr(auto, "available_host_memory", lambda: 10**15)
     monkeypatch.setattr(auto, "has_gpu", lambda: True)
-    monkeypatch.setattr(auto, "first_card", lambda: Card("NVIDIA Unheard-of", 10**11, 10**11))
+    monkeypatch.setattr(auto, "first_gpu", lambda: GpuInfo("NVIDIA Unheard-of", 10**11, 10**11))
     assert settled(config)[0].engine == "streaming"  # host memory says nothing about that of an unknown GPU
 
 
@@ -96,7 +97,7 @@ def gpu(monkeypatch):
 
     def give(free=33 * 10**9):
         for module in (auto, targets):
-            monkeypatch.setattr(module, "first_card", lambda: Card("Tesla V100-SXM2-32GB", 34 * 10**9, free))
+            monkeypatch.setattr(module, "first_gpu", lambda: GpuInfo("Tesla V100-SXM2-32GB", 34 * 10**9, free))
 
     monkeypatch.setattr(auto, "has_gpu", lambda: True)
     give()

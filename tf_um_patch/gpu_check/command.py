@@ -10,14 +10,15 @@ import tempfile
 from typing import Dict, List, Tuple
 
 from tf_um_patch.build import build_shim
-from tf_um_patch.child import run_for
+from tf_um_patch.child import bare_environment, run_for
 from tf_um_patch.driver import HOST
 from tf_um_patch.errors import BuildError, OptionError
 from tf_um_patch.gpu_check import figures, framework, measure
 from tf_um_patch.gpu_check.card import refusal
 from tf_um_patch.gpu_check.result import FAIL, PASS, SKIPPED, Check, measured, verdict
-from tf_um_patch.machine import Machine, bare_environment, effect_of_shim, run_probe
+from tf_um_patch.machine import Machine, effect_of_shim
 from tf_um_patch.options import parse_size
+from tf_um_patch.probe import run_probe
 
 EXIT_PASS, EXIT_FAIL, EXIT_NO_GPU = 0, 1, 77
 REQUIRE_VARIABLE = "TF_UM_PATCH_REQUIRE_GPU"

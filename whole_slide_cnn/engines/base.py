@@ -8,6 +8,7 @@ from typing import Callable, Dict, Iterable, Iterator, List, NamedTuple, Optiona
 import numpy as np
 import tensorflow.compat.v1 as tf
 
+from tf_um_patch.host import may_have_gpu
 from whole_slide_cnn.engines.loss_scale import LossScale
 from whole_slide_cnn.errors import WeightsError
 from whole_slide_cnn.models import build
@@ -273,7 +274,7 @@ def keep_freed_memory_small():
 
 def has_gpu() -> bool:
     """Whether TensorFlow will compute on a GPU; told without starting its driver."""
-    return bool(tf.test.is_built_with_cuda()) and os.path.exists("/proc/driver/nvidia")
+    return bool(tf.test.is_built_with_cuda()) and may_have_gpu()
 
 
 def unrolls_patches(compute: str) -> bool:

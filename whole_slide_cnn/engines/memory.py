@@ -5,12 +5,12 @@ allocates, what it can compute in place, and what the backward pass keeps. Weigh
 share of the runtime are added.
 """
 
-import os
 from dataclasses import dataclass
 from typing import Optional, Sequence, Tuple
 
 import numpy as np
 
+from tf_um_patch.host import available_host_memory
 from whole_slide_cnn.engines.base import has_gpu, unrolls_patches
 from whole_slide_cnn.engines.replay import peak_elements
 from whole_slide_cnn.engines.streaming.engine import DEFAULT_WINDOW, largest_windows
@@ -81,7 +81,7 @@ def check_memory(plan: MemoryPlan, limit_gb: Optional[float] = None, processes: 
     if limit_gb is not None:
         available, owner = limit_gb * GB, "memory_gb allows"
     else:
-        free, owner = free_host_memory(), "this machine has"
+        free, owner = available_host_memory(), "this machine has"
         available = None if free is None else free // processes
         if processes > 1:
             owner += " for each of {} processes".format(processes)
@@ -96,21 +96,6 @@ def check_memory(plan: MemoryPlan, limit_gb: Optional[float] = None, processes: 
                 remedy,
             )
         )
-
-
-def free_host_memory() -> Optional[int]:
-    """Bytes of host memory that a new process could use, or None where the system does not tell."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as stream:
-            for line in stream:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError):
-        return None
 
 
 def engine_memory(

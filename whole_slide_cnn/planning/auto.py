@@ -3,11 +3,12 @@
 from dataclasses import replace
 from typing import Optional, Tuple
 
+from tf_um_patch.host import available_host_memory, first_gpu
 from whole_slide_cnn.config import TrainConfig
 from whole_slide_cnn.engines.base import has_gpu
-from whole_slide_cnn.engines.memory import GB, free_host_memory
+from whole_slide_cnn.engines.memory import GB
 from whole_slide_cnn.engines.unified import can_exceed_device
-from whole_slide_cnn.planning.devices import first_card, match_gpu
+from whole_slide_cnn.planning.devices import match_gpu
 from whole_slide_cnn.planning.estimate import Estimate, Target, configured, estimate
 from whole_slide_cnn.planning.rates import host_machine
 from whole_slide_cnn.planning.recommend import recommend
@@ -29,9 +30,9 @@ def run_target(config: TrainConfig, processes: int = 1, others: int = 0) -> Opti
         processes: how many on this machine share the host's memory; each has a GPU of its own.
         others: bytes of host memory that are taken beside an engine.
     """
-    free = free_host_memory()
+    free = available_host_memory()
     if has_gpu():
-        card = first_card()
+        card = first_gpu()
         if card is None or free is None or match_gpu(card) is None:
             return None
         host = Overrides(host_memory=str(free // processes)) if config.memory_gb is None else Overrides()

@@ -3,13 +3,11 @@
 All assumptions of the planner about hardware are here. None of them is fitted to a published row.
 """
 
-import os
-import shutil
-import subprocess
 from dataclasses import dataclass
-from typing import Dict, NamedTuple, Optional
+from typing import Dict, Optional
 
 from graph_tools.simulation.machine import Machine
+from tf_um_patch.host import HOST_SHARE, GpuInfo
 from whole_slide_cnn.errors import ConfigError
 
 GIB = 2**30
@@ -22,9 +20,6 @@ BANDWIDTH_SHARE = 0.8
 # Of the memory: what the driver keeps for itself (3 %), and CUDA's context with its libraries' code.
 USABLE_SHARE = 0.97
 CONTEXT_BYTES = 500 * 10**6
-
-# The host keeps the rest for its system, the slides that are read, and Python.
-HOST_SHARE = 0.9
 
 # Measured by the paper of 2021 on PCI Express 3; for newer generations scaled like the link, which nobody has measured.
 _COPY_RATE, _ON_DEMAND_RATE = 10.3e9, 3.6e9
@@ -108,31 +103,7 @@ def machine_of(gpu: Gpu, host_bytes: int, compute: str = "float32") -> Machine:
     )
 
 
-class Card(NamedTuple):
-    """A GPU of this machine, as ``nvidia-smi`` has it: its name, and its memory in bytes, all and what is free."""
-
-    name: str
-    total_bytes: int
-    free_bytes: int
-
-
-def first_card() -> Optional[Card]:
-    """The first GPU that this process may use; None where there is none, or the driver does not answer."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if shutil.which("nvidia-smi") is None or visible in ("", "-1"):
-        return None
-    query = ["nvidia-smi", "--query-gpu=name,memory.total,memory.free", "--format=csv,noheader,nounits"]
-    if visible:
-        query.append("--id=" + visible.split(",")[0])
-    try:
-        lines = subprocess.run(query, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=20).stdout
-        name, total, free = lines.decode("utf-8", "replace").splitlines()[0].rsplit(",", 2)
-        return Card(name.strip(), int(total) * 2**20, int(free) * 2**20)
-    except (OSError, subprocess.SubprocessError, IndexError, ValueError):
-        return None
-
-
-def match_gpu(card: Card) -> Optional[str]:
+def match_gpu(card: GpuInfo) -> Optional[str]:
     """Name, in the table, of a card such as ``Tesla V100-SXM2-32GB`` with 32,510 MiB; None where it has nothing like
     it."""
     words = card.name.replace(" ", "-").replace("_", "-").upper().split("-")

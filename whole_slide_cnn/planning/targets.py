@@ -7,12 +7,13 @@ from typing import Any, Dict, NamedTuple, Optional, Sequence
 from graph_tools.errors import GraphToolsError
 from graph_tools.simulation.machine import Machine
 from graph_tools.sizes import parse_bytes
+from tf_um_patch.host import HOST_SHARE, available_host_memory, first_gpu
 from whole_slide_cnn.config import TrainConfig
-from whole_slide_cnn.engines.memory import GB, free_host_memory
+from whole_slide_cnn.engines.memory import GB
 from whole_slide_cnn.engines.unified import UnifiedOptions
 from whole_slide_cnn.errors import ConfigError
 from whole_slide_cnn.models.network import make_network
-from whole_slide_cnn.planning.devices import CONTEXT_BYTES, HOST_SHARE, first_card, gpu_named, machine_of, match_gpu
+from whole_slide_cnn.planning.devices import CONTEXT_BYTES, gpu_named, machine_of, match_gpu
 from whole_slide_cnn.planning.estimate import Estimate, Target, Work, commonest_of, streaming_windows
 from whole_slide_cnn.planning.rates import host_machine, measured_scale
 from whole_slide_cnn.planning.recommend import Recommendation, label
@@ -65,7 +66,7 @@ def target_of(
     """
     limit = None if memory_gb is None else int(memory_gb * GB)
     host_bytes = _size(given.host_memory, "--host-memory")
-    card = first_card() if name is None else None
+    card = first_gpu() if name is None else None
     if card is not None:
         name = match_gpu(card)
         if name is None:
@@ -74,7 +75,7 @@ def target_of(
                 "--device-memory, or --device host".format(card.name, card.total_bytes / GB)
             )
     if host_bytes is None:
-        host_bytes = free_host_memory()
+        host_bytes = available_host_memory()
     if host_bytes is None:
         raise ConfigError("this system does not tell how much memory is free; give --host-memory")
     if name is None or name == HOST:

@@ -15,17 +15,12 @@ from typing import Any, List, Mapping, Optional, Sequence
 
 import numpy as np
 
+from tf_um_patch.host import VISIBLE, gpu_identifiers, launched
 from whole_slide_cnn.cli import EXIT_INTERRUPTED, EXIT_USER_ERROR
 from whole_slide_cnn.errors import Interrupted, WholeSlideError
 
-# What launchers tell each process about their number: horovodrun, Open MPI, MPICH and Intel MPI, MVAPICH, srun.
-# Not SLURM_NTASKS: it is set in a batch script as well, of which there is one process however many tasks it asked for.
-_HOROVODRUN = "HOROVOD_SIZE"
-_SIZE_VARIABLES = (_HOROVODRUN, "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
-
 _EXIT_FAILURE = 1
 _STALL_SECONDS = "3600"
-_GPU_FOLDER = "/proc/driver/nvidia/gpus"
 
 
 class Communicator(abc.ABC):
@@ -256,20 +251,20 @@ def communicator(environment: Optional[Mapping[str, str]] = None) -> Communicato
         WholeSlideError: a launcher started several processes that cannot find each other.
     """
     environment = os.environ if environment is None else environment
-    launched = launched_processes(environment)
-    if launched == 1:
+    launch = launched(environment)
+    if launch.size == 1:
         return SingleCommunicator()
-    found = _connect(launched, _HOROVODRUN in environment)
-    if found.size != launched:
+    found = _connect(launch.size, launch.launcher == "horovodrun")
+    if found.size != launch.size:
         # Going on would train as many times over, each process alone, into the same folder.
         raise WholeSlideError(
             "the launcher started {} processes, but {} knows of {}; it was built for the MPI of another "
-            "launcher".format(launched, type(found).__name__.replace("Communicator", ""), found.size)
+            "launcher".format(launch.size, type(found).__name__.replace("Communicator", ""), found.size)
         )
     return found
 
 
-def _connect(launched: int, by_horovodrun: bool) -> Communicator:
+def _connect(processes: int, by_horovodrun: bool) -> Communicator:
     choices = []
     if importlib.util.find_spec("horovod") is not None:
         choices.append(HorovodCommunicator)
@@ -284,35 +279,23 @@ def _connect(launched: int, by_horovodrun: bool) -> Communicator:
     needed = "Horovod" if by_horovodrun else "mpi4py, or Horovod on TensorFlow 1,"
     raise WholeSlideError(
         "the launcher started {} processes, for which {} must be installed and work{}".format(
-            launched, needed, ": " + "; ".join(reasons) if reasons else ""
+            processes, needed, ": " + "; ".join(reasons) if reasons else ""
         )
     )
-
-
-def launched_processes(environment: Mapping[str, str]) -> int:
-    """Number of processes that a launcher says it started; 1 without a launcher."""
-    for name in _SIZE_VARIABLES:
-        if environment.get(name, "").isdecimal():
-            return max(1, int(environment[name]))
-    return 1
 
 
 def use_own_gpu(group: Communicator, environment=None):
     """Let a process see one GPU of its machine, its own, where several processes share a machine.
 
-    Must come before TensorFlow opens its first session. GPUs that ``CUDA_VISIBLE_DEVICES`` leaves out stay out.
+    Must come before TensorFlow opens its first session. GPUs that ``CUDA_VISIBLE_DEVICES`` leaves out stay out;
+    slices of a GPU (MIG) count as GPUs.
     """
     environment = os.environ if environment is None else environment
     if group.size == 1:
         return
-    visible = environment.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
-        count = len(os.listdir(_GPU_FOLDER)) if os.path.isdir(_GPU_FOLDER) else 0
-        devices = [str(index) for index in range(count)]
-    else:
-        devices = [name.strip() for name in visible.split(",") if name.strip()]
+    devices = gpu_identifiers(environment)
     if len(devices) > 1:
-        environment["CUDA_VISIBLE_DEVICES"] = devices[group.local_rank % len(devices)]
+        environment[VISIBLE] = devices[group.local_rank % len(devices)]
 
 
 def _exit_code(error: BaseException) -> int:
