@@ -7,9 +7,11 @@ import run_metadata
 from graph_tools.passes.recompute import copy_name
 from graph_tools.tensorflow.verify import verify
 from tf_um_patch.ops import load_ops
-from whole_slide_cnn.engines.direct import DirectEngine
+from whole_slide_cnn.engines.direct.engine import DirectEngine
 from whole_slide_cnn.engines.memory import engine_memory
-from whole_slide_cnn.engines.unified import UnifiedEngine, UnifiedOptions, held_bytes, step_plan
+from whole_slide_cnn.engines.unified.engine import UnifiedEngine
+from whole_slide_cnn.engines.unified.options import UnifiedOptions
+from whole_slide_cnn.engines.unified.steps import held_bytes, step_plan
 from whole_slide_cnn.errors import ConfigError
 from whole_slide_cnn.models.network import Network
 from whole_slide_cnn.running.optimisers import Adam
@@ -113,7 +115,7 @@ def test_prefetches_are_issued():
         assert made.edits.prefetches == len(made.plan.prefetches) > 10
         assert operations.counters()["prefetch_calls"] == len(made.plan.prefetches)
         assert operations.counters()["prefetch_bytes"] == sum(copy.bytes for copy in made.plan.prefetches)
-    with DirectEngine(NETWORK, SIZE, "float64") as direct:
+    with DirectEngine(NETWORK, SIZE, "float64", training=True) as direct:
         direct.load_state(NETWORK.initial_weights(0))
         _, expected = direct.gradients([canvas()], [1])
     for name, value in expected.items():

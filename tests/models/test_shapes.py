@@ -8,7 +8,7 @@ from small_networks import SMALL_TRUNKS, random_weights, variables_of
 from whole_slide_cnn.errors import ConfigError, TensorTooLargeError
 from whole_slide_cnn.models import build, geometry
 from whole_slide_cnn.models.network import BACKBONES, Network
-from whole_slide_cnn.models.shapes import Step, check_tensor_sizes, canvas_shapes, window_shapes
+from whole_slide_cnn.models.shapes import Step, canvas_shapes, check_tensor_sizes, window_shapes
 from whole_slide_cnn.sizes import Size, Window
 
 STEM = ("conv1_conv", "conv")

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from whole_slide_cnn.errors import TensorTooLargeError
 from whole_slide_cnn.models.resnet import TRUNKS
-from whole_slide_cnn.models.strips import aligned_partition
 from whole_slide_cnn.models.shapes import canvas_shapes
+from whole_slide_cnn.models.strips import aligned_partition
 from whole_slide_cnn.sizes import Size
 
 

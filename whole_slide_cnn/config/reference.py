@@ -9,7 +9,7 @@ import re
 from typing import Any, Dict, Mapping, NamedTuple, Optional, Tuple
 
 from whole_slide_cnn.config.options import check_value, describe_value, options_of
-from whole_slide_cnn.config.schema import TrainConfig
+from whole_slide_cnn.config.schema import config_class
 from whole_slide_cnn.config.sections.outputs import WEIGHT_EXTENSIONS
 from whole_slide_cnn.errors import ConfigError
 
@@ -252,7 +252,7 @@ def _checked(value: Any, target: str, name: str) -> Any:
 
 def _target(key: str) -> Optional[_Target]:
     """The field of one of our keys, or None where there is none."""
-    found: Optional[_Target] = _Target(None, TrainConfig)
+    found: Optional[_Target] = _Target(None, config_class())
     for part in key.split("."):
         fields = {field.name: _Target(field, kind) for field, kind in options_of(found.kind)} if found else {}
         found = fields.get(part)

@@ -82,7 +82,9 @@ def check_memory(plan: MemoryPlan, limit_gb: Optional[float] = None, processes: 
         )
 
 
-def engine_memory(engine: str, network: Network, canvas: Size, compute: str, training: bool, **options: Any) -> MemoryPlan:
+def engine_memory(
+    engine: str, network: Network, canvas: Size, compute: str, training: bool, **options: Any
+) -> MemoryPlan:
     """Predicted peak memory of an engine.
 
     Args:

@@ -1,4 +1,4 @@
-"""The tensors a trunk makes, in order, without building a graph: for refusing what is too large, for memory and work."""
+"""The tensors a trunk makes, in order, without building a graph: to refuse what is too large, for memory and work."""
 
 from dataclasses import dataclass
 from typing import Iterable, List, Optional, Tuple
@@ -56,7 +56,9 @@ def backward_flops(steps: Iterable[Step]) -> int:
     """Those of its backward pass: each convolution once for its filter's gradient, and once for its input's, which the
     image does not need."""
     steps = list(steps)
-    reads_image = [all(at < 0 or (steps[at].kind == "pad" and steps[at].inputs == (-1,)) for at in s.inputs) for s in steps]
+    reads_image = [
+        all(at < 0 or (steps[at].kind == "pad" and steps[at].inputs == (-1,)) for at in s.inputs) for s in steps
+    ]
     return sum(forward_flops([step]) * (1 if image else 2) for step, image in zip(steps, reads_image))
 
 

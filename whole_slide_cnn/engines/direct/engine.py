@@ -9,7 +9,7 @@ from whole_slide_cnn.engines.accumulators import Accumulators, sum_updates
 from whole_slide_cnn.engines.interface import Engine, Prediction
 from whole_slide_cnn.models import build, geometry
 from whole_slide_cnn.models.network import Network
-from whole_slide_cnn.models.shapes import check_tensor_sizes, canvas_shapes
+from whole_slide_cnn.models.shapes import canvas_shapes, check_tensor_sizes
 from whole_slide_cnn.sizes import Size, Window
 from whole_slide_cnn.slides.canvas import Canvas
 

@@ -19,6 +19,7 @@ from whole_slide_cnn.engines.memory import HOST_PARTS, MemoryPlan
 from whole_slide_cnn.engines.streaming.options import StreamingOptions
 from whole_slide_cnn.engines.streaming.plan import REMEDY, StreamingPlan, commonest, pixels_of
 from whole_slide_cnn.models.shapes import window_shapes
+from whole_slide_cnn.sizes import Size
 
 
 class Streaming(EngineDescription):
@@ -37,6 +38,11 @@ class Streaming(EngineDescription):
     def plan(self, work: Work) -> StreamingPlan:
         """How the engine computes canvases of this size with its options."""
         return StreamingPlan(work.network.trunk, work.canvas, self.options_in(work.options).window)
+
+    def commonest_window(self, work: Work) -> Size:
+        """The size in pixels that most windows have."""
+        plan = self.plan(work)
+        return commonest(plan.kinds(plan.cover_of_share(work.tissue).windows), plan.blank.size)
 
     def memory(self, work: Work) -> MemoryPlan:
         unrolls = runtime.unrolls_patches(work.compute)
