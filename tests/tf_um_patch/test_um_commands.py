@@ -9,21 +9,23 @@ from tf_um_patch import launch, probe
 from tf_um_patch.child import Finished
 from tf_um_patch.driver import Driver, Missing
 from tf_um_patch.errors import DriverError, OptionError
-from tf_um_patch.machine import Machine, choose_route
+from tf_um_patch.host import GpuInfo, HostInfo
+from tf_um_patch.routes import Findings, choose_route
 
 GIB = 1 << 30
-WITH_GPU = Machine(
-    gpu="Some GPU",
+WITH_GPU = Findings(
+    gpu_name="Some GPU",
+    gpu=GpuInfo("Some GPU", 32 * GIB, 31 * GIB),
     gpus=1,
     capability="7.0",
-    device_total=32 * GIB,
-    device_free=31 * GIB,
     managed=True,
     concurrent=True,
     shim="libtfum.so",
     effect="managed",
-    host_budget=96 * GIB,
+    host=HostInfo(128 * GIB, 107 * GIB),
 )
+
+IN_USE = WITH_GPU.gpu._replace(free_bytes=20 * GIB)
 
 
 @pytest.fixture
@@ -103,19 +105,20 @@ def test_doctor_never_asks_for_more_than_a_little(command, native):
     [
         ({}, "preload"),
         ({"gpu": None}, "none"),
+        ({"gpu_name": None, "gpu": None}, "none"),
         ({"managed": False}, "none"),
         ({"concurrent": False}, "none"),
         ({"shim": None, "shim_error": "no C compiler", "effect": "unproven"}, "tensorflow"),
         ({"effect": "plain"}, "tensorflow"),
         ({"effect": "broken"}, "tensorflow"),
-        ({"device_free": 20 * GIB}, "preload"),  # its ceiling holds
-        ({"device_free": 20 * GIB, "effect": "plain"}, "none"),
+        ({"gpu": IN_USE}, "preload"),  # its ceiling holds
+        ({"gpu": IN_USE, "effect": "plain"}, "none"),
     ],
 )
 def test_route(changes, name):
     route = choose_route(WITH_GPU._replace(**changes))
     assert route.name == name
-    assert route.memory_fraction == (4.0 if name == "tensorflow" else None)
+    assert route.memory_fraction == (4.01 if name == "tensorflow" else None)
 
 
 def test_a_driver_that_lacks_a_function_gives_a_stand_in(tmp_path, native):
