@@ -1,5 +1,6 @@
 """``python -m tf_um_patch run`` and ``doctor``, on a machine without a GPU and over the stand-in driver."""
 
+import ctypes
 import json
 import sys
 
@@ -127,6 +128,18 @@ def test_a_driver_that_lacks_a_function_gives_a_stand_in(tmp_path, native):
     assert isinstance(driver.cuInit, Missing) and driver.cuInit.available is False
     with pytest.raises(DriverError, match="has no cuPointerGetAttribute, which came with CUDA 4.0: install a newer"):
         driver.cuPointerGetAttribute(None, 8, 0)
+
+
+@pytest.mark.parametrize("written", [1, 4])
+def test_whether_memory_is_managed_is_read_whatever_its_width(written):
+    driver = Driver("libm.so.6")  # which lacks all functions
+
+    def answer(out, attribute, address):
+        assert ctypes.sizeof(out._obj) >= 4  # a driver may write that many bytes
+        ctypes.memmove(out, bytes([address, 0, 0, 0]), written)
+
+    driver.cuPointerGetAttribute = answer
+    assert driver.is_managed(1) and not driver.is_managed(0)
 
 
 @pytest.mark.parametrize(
