@@ -84,7 +84,7 @@ class UmOps:
             return self._ops.um_evict_to_file(tensor, folder=folder, name=name)
 
     def restore(self, handle, like, name: Optional[str] = None):
-        """What :meth:`evict_to_file` wrote, as a tensor of the shape and type of ``like``; to be run once for each handle."""
+        """What :meth:`evict_to_file` wrote, as a tensor of the shape and type of ``like``; once for each handle."""
         with handle.graph.as_default():
             return self._ops.um_restore(handle, T=like.dtype, shape=like.shape, name=name)
 

@@ -8,6 +8,7 @@ from typing import Any, Dict, NamedTuple, Tuple
 
 import yaml
 
+from whole_slide_cnn.config.aliases import current
 from whole_slide_cnn.config.options import (
     check_value,
     describe_type,
@@ -146,7 +147,7 @@ def _combine(sources, origin, folder):
     merged = {}
     for source in sources:
         try:
-            _merge(merged, _check_section(TrainConfig, source.values, source.folder))
+            _merge(merged, _check_section(TrainConfig, current(source.values), source.folder))
         except ConfigError as error:
             raise ConfigError("{}: {}".format(source.origin, error)) from error
     missing = _missing(TrainConfig, merged)

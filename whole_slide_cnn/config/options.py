@@ -32,6 +32,11 @@ def option(help, default=dataclasses.MISSING, **rules):
     return dataclasses.field(default=default, metadata=dict(rules, help=help))
 
 
+def square(value):
+    """A ``prepare`` of options that are a height and a width: one whole number means both."""
+    return [value, value] if type(value) is int else value
+
+
 class Section:
     """Base of the frozen dataclasses: every value is checked however an instance is made.
 

@@ -9,7 +9,8 @@ import re
 from typing import Any, Dict, Mapping, NamedTuple, Optional, Tuple
 
 from whole_slide_cnn.config.options import check_value, describe_value, options_of
-from whole_slide_cnn.config.schema import WEIGHT_EXTENSIONS, TrainConfig
+from whole_slide_cnn.config.schema import TrainConfig
+from whole_slide_cnn.config.sections.outputs import WEIGHT_EXTENSIONS
 from whole_slide_cnn.errors import ConfigError
 
 RESULT_FOLDER = "result_dir"  # our key for RESULT_DIR
