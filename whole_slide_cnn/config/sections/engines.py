@@ -71,7 +71,7 @@ class Unified(Section):
         may_change=True,
     )
 
-    def check_rules(self):
+    def check_rules(self) -> None:
         if self.memory_policy == "keep" and self.device_gb is not None:
             raise ConfigError("unified.memory_policy: keep meets no unified.device_gb; leave out one of them")
         if self.device_gb is not None and self.group_mb > 1000 * self.device_gb:
