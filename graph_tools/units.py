@@ -1,4 +1,4 @@
-"""Bytes and seconds as people write them."""
+"""Bytes as people write them: powers of ten, or with an ``i`` of two."""
 
 import re
 
@@ -23,10 +23,12 @@ def parse_bytes(text: str) -> int:
         GraphToolsError: it is no positive size.
     """
     match = re.match(r"^\s*([0-9.]+)\s*([A-Za-z]*)\s*$", text)
-    try:
-        size = int(float(match.group(1)) * _FACTORS[match.group(2).upper()])
-    except (AttributeError, KeyError, ValueError):
-        size = 0
+    size = 0
+    if match is not None and match.group(2).upper() in _FACTORS:
+        try:
+            size = int(float(match.group(1)) * _FACTORS[match.group(2).upper()])
+        except (ValueError, OverflowError):
+            size = 0
     if size <= 0:
         raise GraphToolsError("'{}' is not a size in bytes; write it as in 32GB, 512MiB or 1000".format(text))
     return size
