@@ -48,7 +48,7 @@ def measure(options, row: dict) -> dict:
     return {
         "peak": peak.bytes - idle,
         "predicted": predicted.total - dict(predicted.parts)["slide reading"],  # the slide is in memory here
-        "feature_maps": held_bytes(plan) if row.get("spill_dir") else plan.peak_bytes,
+        "feature_maps": held_bytes(plan) if row.get("eviction_dir") else plan.peak_bytes,
         "groups": len(plan.groups),
         "largest_group": max(group.bytes for group in plan.groups),
         "moved": sum(copy.bytes for copy in plan.evictions),
@@ -68,7 +68,7 @@ def rows_of(options):
         yield "groups, {:g} GB".format(budget), dict(grouped, device_gb=budget)
     if options.spill_dir:
         for budget in options.spill_gb:
-            spilling = dict(grouped, device_gb=budget, spill_dir=options.spill_dir)
+            spilling = dict(grouped, device_gb=budget, eviction_dir=options.spill_dir)
             yield "groups, {:g} GB, files".format(budget), spilling
     for compute in options.compute:
         yield "groups, " + compute, dict(grouped, compute=compute)

@@ -150,13 +150,8 @@ def _machine(options: argparse.Namespace) -> Machine:
     for field in fields(Machine):
         text = getattr(options, field.name, None)
         if text is not None:
-            given[field.name] = _bytes_or_none(text) if field.type is int else _rate(text)
+            given[field.name] = parse_bytes(text, least=0) if field.type is int else _rate(text)
     return Machine(**given)
-
-
-def _bytes_or_none(text: str) -> int:
-    """Bytes, of which there may be none: a machine says itself where it needs some."""
-    return 0 if text.strip() == "0" else parse_bytes(text)
 
 
 def _rate(text: str) -> float:
@@ -173,7 +168,7 @@ def _extract(options: argparse.Namespace) -> None:
     fetches = options.fetch or default_fetches(meta)
     if not fetches:
         raise GraphToolsError("{} names no training step; give what a step asks for with --fetch".format(options.meta))
-    graph = extract(meta, fetches, _shapes(options.shape), _bytes_or_none(options.workspace))
+    graph = extract(meta, fetches, _shapes(options.shape), parse_bytes(options.workspace, least=0))
     write_text(options.graph, to_json(graph))
     print(graph_summary(graph))
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from whole_slide_cnn.augment.draws import PRESETS, Draw, Ranges, draw, ranges_of
 from whole_slide_cnn.config import Augmentation, config_from_dict
-from whole_slide_cnn.config.schema import AUGMENTATIONS
+from whole_slide_cnn.config.sections.augment import AUGMENTATIONS
 from whole_slide_cnn.errors import ConfigError
 
 # Of seed 7 at position 1234 under paper_2021: the same in every version of NumPy, or runs could not be repeated.

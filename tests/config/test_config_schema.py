@@ -75,7 +75,7 @@ def test_what_a_resumed_run_must_keep():
         "outputs.train_times",
         "outputs.weights",
         "unified.prefetch_depth",
-        "unified.spill_dir",
+        "unified.eviction_dir",
     }
     defaults = fixed_values()
     assert defaults["train.batch_size"] == 1 and set(fixed) - set(defaults) == {"data.classes", "data.canvas"}

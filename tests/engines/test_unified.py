@@ -144,7 +144,7 @@ def test_maps_leave_for_files_and_come_back_without_a_changed_bit(engine, tmp_pa
     operations = load_ops()
     if not operations.available:
         pytest.skip(operations.reason)
-    with UnifiedEngine(NETWORK, SIZE, "float64", Adam(1e-3), spill_dir=str(tmp_path / "new"), **LESS) as made:
+    with UnifiedEngine(NETWORK, SIZE, "float64", Adam(1e-3), eviction_dir=str(tmp_path / "new"), **LESS) as made:
         made.load_state(NETWORK.initial_weights(0))
         assert made.edits.evictions == len(made.plan.evictions) > 10
         metadata = run_metadata.traced_step(made, canvas(), 1)
@@ -164,18 +164,18 @@ def test_recomputation_lowers_the_stated_memory():
     plain = engine_memory("unified", NETWORK, Size(1024, 1024), "float32", True, **options)
     less = engine_memory("unified", NETWORK, Size(1024, 1024), "float32", True, device_gb=0.088, **options)
     assert less.total < plain.total - 20e6
-    options["spill_dir"] = "."
+    options["eviction_dir"] = "."
     filed = engine_memory("unified", NETWORK, Size(1024, 1024), "float32", True, device_gb=0.05, **options)
     assert filed.total < less.total - 25e6
 
 
-@pytest.mark.parametrize("spill_dir", [None, "."])
-def test_a_plan_that_recomputes_meets_the_budget(spill_dir):
-    options = UnifiedOptions(strip_mb=1, group_mb=6, device_gb=0.024, spill_dir=spill_dir)
+@pytest.mark.parametrize("eviction_dir", [None, "."])
+def test_a_plan_that_recomputes_meets_the_budget(eviction_dir):
+    options = UnifiedOptions(strip_mb=1, group_mb=6, device_gb=0.024, eviction_dir=eviction_dir)
     plan = step_plan(NETWORK, Size(512, 512), "float32", options)
     # it bounds what is held while each operation runs; what is told here counts all that a group touches
     assert held_bytes(plan) <= 1.1 * 24e6
-    assert bool(plan.evictions) == (spill_dir is not None)
+    assert bool(plan.evictions) == (eviction_dir is not None)
     assert plan.recomputes or plan.evictions
 
 

@@ -56,3 +56,6 @@ def test_sizes_are_read_and_written_as_people_do():
     for text in ("", "GB", "0", "-1GB", "1XB", "1.2.3"):
         with pytest.raises(GraphToolsError, match="is not a size in bytes"):
             parse_bytes(text)
+    assert [parse_bytes(text, least=0) for text in ("0", "0 GB", "1kB")] == [0, 0, 1000]
+    with pytest.raises(GraphToolsError, match="is not a size in bytes"):
+        parse_bytes("much", least=0)

@@ -175,8 +175,8 @@ def test_less_tissue_takes_less_time_and_average_pooling_computes_every_window_a
 
 def test_the_configured_schedule_is_that_of_the_engine():
     assert configured(UnifiedOptions(group_mb=7, prefetch_depth=2)).limit(10**12) == 7 * 10**6
-    assert configured(UnifiedOptions(device_gb=None, choice="best")).choice == "keep"
-    assert configured(UnifiedOptions(device_gb=1.0, choice="best")).choice == "best"
+    assert configured(UnifiedOptions(device_gb=None, memory_policy="best")).choice == "keep"
+    assert configured(UnifiedOptions(device_gb=1.0, memory_policy="best")).choice == "best"
 
 
 def test_what_a_user_reads():

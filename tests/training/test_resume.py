@@ -11,6 +11,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 from fakes import Crash, FakeSource, Optimiser, numbered
 
+from whole_slide_cnn.config import aliases
 from whole_slide_cnn.engines.base import Prediction
 from whole_slide_cnn.errors import ConfigError, Interrupted, SlideError, TrainingError, WeightsError
 from whole_slide_cnn.models.network import Network
@@ -422,6 +423,18 @@ def own_list(slide_set, tmp_path):
 def test_another_number_of_processes(slide_set, folder):
     with pytest.raises(ConfigError, match="processes is 2, but the run of .* began with 1"):
         begin(slide_set, folder, resume=True, processes=2)
+
+
+def test_a_checkpoint_states_keys_by_the_names_of_an_earlier_version(slide_set, folder):
+    state, values = load_checkpoint(str(folder / "last.npz"), NETWORK)
+    for old, present in aliases.RENAMED_KEYS.items():
+        values["origin"].pop(present, None)
+        values["origin"][old] = None
+    values["origin"]["unified.choice"] = "remat"
+    save_checkpoint(str(folder / "last.npz"), NETWORK, state, values)
+    assert begin(slide_set, folder, resume=True) is not None
+    with pytest.raises(ConfigError, match='unified.memory_policy is "keep", but the run of .* began with "recompute"'):
+        begin(slide_set, folder, "unified.memory_policy=keep", resume=True)
 
 
 def test_initial_weights_are_not_needed_any_more(slide_set, run, tmp_path):

@@ -15,7 +15,7 @@ from whole_slide_cnn.augment.affine import PHASES, affine_of, blank_blocks_after
 from whole_slide_cnn.augment.colour import ColourMap
 from whole_slide_cnn.augment.draws import Draw, Ranges, draw, ranges_of
 from whole_slide_cnn.augment.source import CACHE_BYTES, BlockSource
-from whole_slide_cnn.config.schema import Augmentation
+from whole_slide_cnn.config import Augmentation
 from whole_slide_cnn.errors import ConfigError
 from whole_slide_cnn.sizes import Window
 from whole_slide_cnn.slides.canvas import Canvas

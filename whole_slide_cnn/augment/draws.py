@@ -5,7 +5,7 @@ from typing import NamedTuple, Tuple
 
 import numpy as np
 
-from whole_slide_cnn.config.schema import Augmentation
+from whole_slide_cnn.config import Augmentation
 
 # Keeps these streams apart from others of the same seed; the length of the key does so as well.
 _STREAM = 0xA06

@@ -1,5 +1,6 @@
 """Frozen, checked configuration from YAML files: ``load_config("run.yaml", ["train.epochs=3"])``."""
 
+from whole_slide_cnn.config.aliases import current_keys
 from whole_slide_cnn.config.load import (
     KeyHelp,
     config_from_dict,
@@ -10,26 +11,21 @@ from whole_slide_cnn.config.load import (
     load_config,
     resolved_yaml,
 )
-from whole_slide_cnn.config.schema import (
-    BACKBONES,
-    ENGINES,
-    MPP_TIMES_MAGNIFICATION,
-    WEIGHT_EXTENSIONS,
-    Augmentation,
-    Data,
-    Model,
-    Outputs,
-    Streaming,
-    TrainConfig,
-    Training,
-)
+from whole_slide_cnn.config.schema import ENGINES, TrainConfig
+from whole_slide_cnn.config.sections.augment import Augmentation
+from whole_slide_cnn.config.sections.data import MPP_TIMES_MAGNIFICATION, Data
+from whole_slide_cnn.config.sections.engines import ENGINE_SECTIONS, Streaming, Unified
+from whole_slide_cnn.config.sections.model import BACKBONES, Model
+from whole_slide_cnn.config.sections.outputs import WEIGHT_EXTENSIONS, Outputs
+from whole_slide_cnn.config.sections.train import Training
 from whole_slide_cnn.config.sources import parse_overrides
 
 __all__ = [
     "Augmentation",
     "BACKBONES",
-    "ENGINES",
     "Data",
+    "ENGINES",
+    "ENGINE_SECTIONS",
     "KeyHelp",
     "MPP_TIMES_MAGNIFICATION",
     "Model",
@@ -37,10 +33,12 @@ __all__ = [
     "Streaming",
     "TrainConfig",
     "Training",
+    "Unified",
     "WEIGHT_EXTENSIONS",
     "config_from_dict",
     "config_help",
     "config_to_dict",
+    "current_keys",
     "describe_config",
     "fixed_values",
     "load_config",

@@ -131,7 +131,7 @@ def engine_memory(
 def _unified_memory(network: Network, canvas: Size, compute: str, training: bool, options) -> MemoryPlan:
     plan = step_plan(network, canvas, compute, options, training)
     # the plan has weights and sums of gradients, too
-    maps = held_bytes(plan) if options.spill_dir is not None and not has_gpu() else plan.peak_bytes
+    maps = held_bytes(plan) if options.eviction_dir is not None and not has_gpu() else plan.peak_bytes
     holes = 0 if has_gpu() else int(_HOLES * maps)
     parts = (
         ("feature maps", maps + holes),

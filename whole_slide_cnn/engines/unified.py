@@ -55,9 +55,9 @@ class UnifiedOptions:
         device_gb: gigabytes that what is held at once shall fit; None keeps all tensors, as the paper does.
         host_gb: gigabytes of host memory for what is moved out of a GPU; None sets no limit. Without a GPU there is one
             memory: nothing is moved, only recomputed, unless there is a folder to move to.
-        spill_dir: without a GPU, folder of the files to which tensors are moved, up to ``host_gb``.
-        choice: how it is chosen what is moved or recomputed: ``remat``, ``greedy``, ``integer`` or ``best`` (see
-            :func:`graph_tools.passes.planner.make_plan`).
+        eviction_dir: without a GPU, folder of the files to which tensors are moved, up to ``host_gb``.
+        memory_policy: how what exceeds ``device_gb`` is chosen: ``recompute``, ``greedy``, ``integer`` or ``best`` (see
+            :func:`graph_tools.passes.planner.make_plan`), or ``keep``, which takes no budget.
     """
 
     strip_mb: float = 256.0
@@ -65,8 +65,8 @@ class UnifiedOptions:
     prefetch_depth: int = 1
     device_gb: Optional[float] = None
     host_gb: Optional[float] = None
-    choice: str = "remat"
-    spill_dir: Optional[str] = None
+    memory_policy: str = "recompute"
+    eviction_dir: Optional[str] = None
 
     def machine(self) -> Optional[Machine]:
         """What a plan is made for; None where it has no budget."""
@@ -75,7 +75,7 @@ class UnifiedOptions:
         host = _UNLIMITED if self.host_gb is None else int(self.host_gb * GB)
         if has_gpu():
             return Machine(int(self.device_gb * GB), host)
-        return Machine(int(self.device_gb * GB), host if self.spill_dir else 0, **_CPU)
+        return Machine(int(self.device_gb * GB), host if self.eviction_dir else 0, **_CPU)
 
 
 def can_exceed_device() -> bool:
@@ -112,11 +112,11 @@ class UnifiedEngine(Engine):
         **options,
     ):
         self._options = UnifiedOptions(**options)
-        self._spills = self._options.spill_dir is not None and not has_gpu()
+        self._spills = self._options.eviction_dir is not None and not has_gpu()
         if move_ops is None and (has_gpu() or self._spills):
             move_ops = load_ops()
             if self._spills and not move_ops.available:
-                raise ConfigError("unified.spill_dir: {}".format(move_ops.reason))
+                raise ConfigError("unified.eviction_dir: {}".format(move_ops.reason))
             if not move_ops.available:
                 warnings.warn(move_ops.reason, stacklevel=2)
         self._move_ops = move_ops if move_ops is not None and move_ops.available else None
@@ -139,12 +139,12 @@ class UnifiedEngine(Engine):
 
     def _movers(self):
         """What makes the operations that copy a tensor to the device, and to the host or a file and back."""
-        moves, folder = self._move_ops, self._options.spill_dir
+        moves, folder = self._move_ops, self._options.eviction_dir
         if moves is None:
             return None, None
         if self._spills:
             os.makedirs(folder, exist_ok=True)
-            return None, lambda tensor, name: moves.spill(tensor, folder, name), moves.restore
+            return None, lambda tensor, name: moves.evict_to_file(tensor, folder, name), moves.restore
         return (
             lambda tensor, name: moves.prefetch(tensor, name=name),
             lambda tensor, name: moves.evict(tensor, name=name),
@@ -223,6 +223,11 @@ def held_bytes(plan: Plan) -> int:
     return min(plan.peak_bytes, held)
 
 
+def choice_of(memory_policy: str) -> str:
+    """What graph_tools calls a memory policy."""
+    return "remat" if memory_policy == "recompute" else memory_policy
+
+
 def order_of(choice: str, on_gpu: Optional[bool] = None) -> str:
     """The order to plan: the graph's own, as in the paper, where everything is kept on a GPU; what the choice takes or
     what holds least elsewhere. An order that holds less may page far more."""
@@ -231,7 +236,7 @@ def order_of(choice: str, on_gpu: Optional[bool] = None) -> str:
 
 def _plan_of(graph: tf.Graph, fetches: List, options: UnifiedOptions, compute: str) -> Plan:
     machine = options.machine()
-    choice = "keep" if machine is None else options.choice
+    choice = "keep" if machine is None else choice_of(options.memory_policy)
     try:
         ops = extract(graph, fetches, workspace_limit=_UNLIMITED if unrolls_patches(compute) else 0)
         return make_plan(ops, int(options.group_mb * MB), order_of(choice), options.prefetch_depth, choice, machine)

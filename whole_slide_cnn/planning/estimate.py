@@ -22,7 +22,7 @@ from whole_slide_cnn.engines.base import unrolls_patches
 from whole_slide_cnn.engines.memory import GB, HOST_PARTS, engine_memory
 from whole_slide_cnn.engines.streaming.blank import BlankCanvas
 from whole_slide_cnn.engines.streaming.engine import choose_cover, largest_windows, pixel_sizes, window_side
-from whole_slide_cnn.engines.unified import UnifiedOptions, order_of, step_plan
+from whole_slide_cnn.engines.unified import UnifiedOptions, choice_of, order_of, step_plan
 from whole_slide_cnn.errors import ConfigError, TensorTooLargeError
 from whole_slide_cnn.models.network import Network
 from whole_slide_cnn.models.trace import Step, check_tensor_sizes, trace_canvas, trace_window
@@ -74,7 +74,7 @@ SCHEDULES = (
 
 def configured(options: UnifiedOptions) -> Schedule:
     """The schedule that the engine follows with its options."""
-    choice = "keep" if options.device_gb is None else options.choice
+    choice = "keep" if options.device_gb is None else choice_of(options.memory_policy)
     return Schedule("as configured", True, options.prefetch_depth, choice, int(options.group_mb * 1e6))
 
 

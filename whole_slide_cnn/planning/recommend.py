@@ -78,7 +78,7 @@ def settings(work: Work, item: Estimate) -> Tuple[str, ...]:
         if item.schedule.choice != "keep":
             keys["device_gb"] = math.floor(item.budget_bytes / GB * 1000) / 1000
             keys["host_gb"] = math.ceil(item.host_bytes / GB)
-            keys["choice"] = item.schedule.choice
+            keys["memory_policy"] = "recompute" if item.schedule.choice == "remat" else item.schedule.choice
         values = (
             "{}: {}".format(key, value if isinstance(value, str) else "%g" % value) for key, value in keys.items()
         )

@@ -65,7 +65,7 @@ def target_of(
         ConfigError: the GPU is unknown, or a size cannot be used.
     """
     limit = None if memory_gb is None else int(memory_gb * GB)
-    host_bytes = _size(given.host_memory, "--host-memory")
+    host_bytes = _size(given.host_memory, "--host-memory", least=0)
     card = first_gpu() if name is None else None
     if card is not None:
         name = match_gpu(card)
@@ -151,10 +151,10 @@ def _estimate_json(item: Estimate) -> Dict[str, Any]:
     return values
 
 
-def _size(text: Optional[str], option: str) -> Optional[int]:
+def _size(text: Optional[str], option: str, least: int = 1) -> Optional[int]:
     if text is None:
         return None
     try:
-        return parse_bytes(text)
+        return parse_bytes(text, least)
     except GraphToolsError as error:
         raise ConfigError("{}: {}".format(option, error)) from error

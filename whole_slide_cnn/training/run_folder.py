@@ -14,7 +14,7 @@ from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 import numpy as np
 
-from whole_slide_cnn.config import TrainConfig, fixed_values
+from whole_slide_cnn.config import TrainConfig, current_keys, fixed_values
 from whole_slide_cnn.errors import ConfigError, TrainingError, WeightsError
 from whole_slide_cnn.files import remove_leftovers
 from whole_slide_cnn.models.network import Network
@@ -122,8 +122,9 @@ def origin(config: TrainConfig, processes: int = 1) -> Dict[str, Any]:
 
 
 def _check_origin(path: str, begun: Dict[str, Any], wanted: Dict[str, Any]):
-    """Refuse to go on with other values; keys that a checkpoint does not know yet had their defaults."""
-    begun = dict(fixed_values(), **begun)
+    """Refuse to go on with other values; keys that a checkpoint does not know yet had their defaults, and
+    renamed ones count under their present names."""
+    begun = dict(fixed_values(), **current_keys(begun))
     for key, value in json.loads(json.dumps(wanted)).items():
         before = begun.get(key)
         if before == value:
