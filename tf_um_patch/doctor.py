@@ -4,7 +4,7 @@ import argparse
 import json
 
 from tf_um_patch.host import HOST_SHARE
-from tf_um_patch.machine import Machine, Route, choose_route, examine
+from tf_um_patch.routes import Findings, Route, choose_route, examine
 
 EXIT_NO_ROUTE = 1
 
@@ -17,30 +17,30 @@ def main(arguments):
     )
     parser.add_argument("--json", action="store_true", help="print the facts as JSON")
     options = parser.parse_args(arguments)
-    machine = examine()
-    route = choose_route(machine)
+    found = examine()
+    route = choose_route(found)
     if options.json:
-        print(json.dumps({"machine": machine._asdict(), "shared": machine.shared, "route": route._asdict()}, indent=2))
+        print(json.dumps({"machine": found.to_json(), "shared": found.shared, "route": route._asdict()}, indent=2))
     else:
-        print(describe(machine, route))
+        print(describe(found, route))
     return 0 if route.name != "none" else EXIT_NO_ROUTE
 
 
-def describe(machine: Machine, route: Route) -> str:
+def describe(found: Findings, route: Route) -> str:
     """The report, one fact per line."""
     rows = [
-        ("GPU", _gpu(machine)),
-        ("driver", "CUDA {}".format(machine.driver) if machine.driver else "none"),
-        ("managed memory", _yes_no(machine.managed)),
-        ("concurrent managed access", _yes_no(machine.concurrent)),
-        ("compiler", machine.c_compiler or "none, so the shim cannot be built"),
-        ("C++ compiler", machine.cxx_compiler or "none, so tensors cannot be moved ahead of their use"),
-        ("shim", "built" if machine.shim else machine.shim_error),
-        ("effect of the shim", _EFFECTS[machine.effect]),
+        ("GPU", _gpu(found)),
+        ("driver", "CUDA {}".format(found.driver) if found.driver else "none"),
+        ("managed memory", _yes_no(found.managed)),
+        ("concurrent managed access", _yes_no(found.concurrent)),
+        ("compiler", found.c_compiler or "none, so the shim cannot be built"),
+        ("C++ compiler", found.cxx_compiler or "none, so tensors cannot be moved ahead of their use"),
+        ("shim", "built" if found.shim else found.shim_error),
+        ("effect of the shim", _EFFECTS[found.effect]),
         (
             "host memory",
             "{:.1f} GB available, {:.1f} GB ({:.0%}) of it for one process".format(
-                machine.host_available / 1e9, machine.host_budget / 1e9, HOST_SHARE
+                found.host.available_bytes / 1e9, found.host_budget / 1e9, HOST_SHARE
             ),
         ),
         ("route", "{}: {}".format(route.name, route.reason)),
@@ -58,19 +58,19 @@ _EFFECTS = {
 }
 
 
-def _gpu(machine: Machine) -> str:
-    if machine.gpu is None:
-        return "none: {}".format(machine.driver_error or "the driver sees no device")
-    if machine.device_total is None:
-        return "{}, which cannot be used: {}".format(machine.gpu, machine.driver_error)
+def _gpu(found: Findings) -> str:
+    if found.gpu_name is None:
+        return "none: {}".format(found.driver_error or "the driver sees no device")
+    if found.gpu is None:
+        return "{}, which cannot be used: {}".format(found.gpu_name, found.driver_error)
     text = "{} (compute capability {}), {:.1f} of {:.1f} GB free".format(
-        machine.gpu, machine.capability, machine.device_free / 1e9, machine.device_total / 1e9
+        found.gpu_name, found.capability, found.gpu.free_bytes / 1e9, found.gpu.total_bytes / 1e9
     )
-    if machine.gpus > 1:
-        text = "{} devices, the first is {}".format(machine.gpus, text)
-    if machine.driver_error:
-        text += "; {}".format(machine.driver_error)
-    return text + ("; others seem to use it: do not oversubscribe it" if machine.shared else "")
+    if found.gpus > 1:
+        text = "{} devices, the first is {}".format(found.gpus, text)
+    if found.driver_error:
+        text += "; {}".format(found.driver_error)
+    return text + ("; others seem to use it: do not oversubscribe it" if found.shared else "")
 
 
 def _yes_no(value) -> str:

@@ -159,6 +159,11 @@ class Driver:
         self.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total))
         return free.value, total.value
 
+    def is_managed(self, address: int) -> bool:
+        """Whether memory of the driver's is managed memory."""
+        # A whole number that is 0 before: CUDA calls the attribute a boolean, and does not say of how many bytes.
+        return self.value("cuPointerGetAttribute", POINTER_IS_MANAGED, address, kind=ctypes.c_uint) != 0
+
     def last_prefetch_location(self, address: int, bytes_: int) -> int:
         """Where all pages of a range of managed memory were last told to move: a device's number, HOST, or NOWHERE.
 

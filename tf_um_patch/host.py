@@ -179,6 +179,8 @@ def _read(root: str, path: str) -> Optional[str]:
 # ---- GPUs ----
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+# A GPU on which more than this is taken, beyond what the driver keeps, is in use by others.
+_CONTEXT_BYTES = 1 << 30
 
 
 class GpuInfo(NamedTuple):
@@ -195,6 +197,11 @@ class GpuInfo(NamedTuple):
     total_bytes: int
     free_bytes: int
     uuid: Optional[str] = None
+
+    @property
+    def in_use(self) -> bool:
+        """Whether other processes seem to use it; oversubscribing it could hang it for them too."""
+        return self.total_bytes - self.free_bytes > _CONTEXT_BYTES + self.total_bytes // 20
 
 
 class _Device(NamedTuple):

@@ -9,8 +9,8 @@ from typing import Dict, Optional
 from tf_um_patch.build import build_shim
 from tf_um_patch.errors import BuildError, OptionError
 from tf_um_patch.host import host_budget, launched
-from tf_um_patch.machine import choose_route, examine
 from tf_um_patch.options import check_environment, parse_size, settings
+from tf_um_patch.routes import choose_route, examine
 
 # For the command: the fraction with which its TensorFlow sessions should be made where the shim cannot be.
 FRACTION_VARIABLE = "TF_UM_PATCH_MEMORY_FRACTION"
@@ -111,17 +111,17 @@ def _host_memory(options) -> Optional[int]:
             "this is one of several processes, which cannot tell each other's memory from that of others: give "
             "--host-memory, or start them all by one python -m tf_um_patch run --processes N -- mpirun ..."
         )
-    machine = examine()
-    if machine.gpu is None:
+    found = examine()
+    if found.gpu_name is None:
         print("warning: no GPU can be used here, so the shim has nothing to do", file=sys.stderr)
-    if machine.shared:
+    if found.shared:
         print(
             "warning: others seem to use {}, and oversubscribing it could hang it for them: no host memory is added; "
-            "give --host-memory if the GPU is yours alone".format(machine.gpu),
+            "give --host-memory if the GPU is yours alone".format(found.gpu_name),
             file=sys.stderr,
         )
         return 0
-    return host_budget(machine.host_available, processes)
+    return host_budget(found.host.available_bytes, processes)
 
 
 def _processes(text: str) -> int:

@@ -74,17 +74,17 @@ class UmOps:
         with self._placed(tensor, after):
             return self._ops.um_advise(tensor, advice=code, on_host=on_host, name=name)
 
-    def spill(self, tensor, folder: str, name: Optional[str] = None):
+    def evict_to_file(self, tensor, folder: str, name: Optional[str] = None):
         """A scalar tensor: the handle of a file in a folder to which a tensor is written, on the CPU.
 
         The file takes the tensor's place once nothing else refers to the tensor. It is gone when :meth:`restore` has
         read it, or when the process ends.
         """
         with tensor.graph.as_default():
-            return self._ops.um_spill(tensor, folder=folder, name=name)
+            return self._ops.um_evict_to_file(tensor, folder=folder, name=name)
 
     def restore(self, handle, like, name: Optional[str] = None):
-        """What :meth:`spill` wrote, as a tensor of the shape and type of ``like``; to be run once for each handle."""
+        """What :meth:`evict_to_file` wrote, as a tensor of the shape and type of ``like``; once for each handle."""
         with handle.graph.as_default():
             return self._ops.um_restore(handle, T=like.dtype, shape=like.shape, name=name)
 
@@ -132,7 +132,7 @@ class NoUmOps:
         """Raises UnifiedMemoryError, as all its functions do: ask ``available`` first."""
         raise UnifiedMemoryError(self.reason)
 
-    evict = advise = spill = restore = counters = reset_counters = last_move = prefetch
+    evict = advise = evict_to_file = restore = counters = reset_counters = last_move = prefetch
 
 
 _LOADED = {}

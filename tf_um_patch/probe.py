@@ -67,12 +67,11 @@ def _allocate(driver: cuda.Driver) -> Dict:
     """Allocates a little, writes to it on the device and reads it back, and asks the driver what the pointer is."""
     address = driver.value("cuMemAlloc_v2", PROBE_BYTES, kind=ctypes.c_uint64)
     try:
-        managed = ctypes.c_bool()
-        driver.cuPointerGetAttribute(ctypes.byref(managed), cuda.POINTER_IS_MANAGED, address)
+        managed = driver.is_managed(address)
         driver.cuMemsetD8_v2(address, _PATTERN, PROBE_BYTES)
         copy = (ctypes.c_ubyte * PROBE_BYTES)()
         driver.cuMemcpyDtoH_v2(copy, address, PROBE_BYTES)
-        return {"managed": managed.value, "touched": bytes(copy) == bytes([_PATTERN]) * PROBE_BYTES}
+        return {"managed": managed, "touched": bytes(copy) == bytes([_PATTERN]) * PROBE_BYTES}
     finally:
         driver.cuMemFree_v2(address)
 

@@ -41,6 +41,16 @@ def test_what_differs_from_the_table(planned, tmp_path):
     assert (found["training"], found["tissue"]) == (False, 0.5)
 
 
+def test_a_host_without_memory(planned, tmp_path):
+    """Nothing can leave the GPU, and nothing can read slides; it is planned all the same."""
+    for size in ("0", "0GB"):
+        outcome = planned("--device", "V100-32GB", "--host-memory", size, "--json", tmp_path / "plan.json")
+        (found,) = json.loads((tmp_path / "plan.json").read_text())
+        assert outcome.code == 1 and found["target"]["host_bytes"] == 0, outcome.stderr
+        assert "of host memory and 0.000 GB are free for it" in found["reason"]
+    assert planned("--device", "host", "--host-memory", "0").code == 1
+
+
 def test_where_nothing_fits_the_exit_code_says_so(planned):
     outcome = planned("--device", "V100-32GB", "--device-memory", "1MB", "--host-memory", "1MB")
     assert outcome.code == 1 and "nothing fits in float32: direct does not fit (" in outcome.stdout

@@ -2,7 +2,7 @@ import pytest
 
 from graph_tools.errors import GraphToolsError
 from graph_tools.graph.costs import Cost, cost_of
-from graph_tools.sizes import parse_bytes, readable
+from graph_tools.units import parse_bytes, readable
 
 IMAGE, KERNEL, MAP = (2, 10, 12, 3), (5, 5, 3, 8), (2, 10, 12, 8)
 PRODUCTS = 2 * 10 * 12 * 8 * 5 * 5 * 3
@@ -56,3 +56,6 @@ def test_sizes_are_read_and_written_as_people_do():
     for text in ("", "GB", "0", "-1GB", "1XB", "1.2.3"):
         with pytest.raises(GraphToolsError, match="is not a size in bytes"):
             parse_bytes(text)
+    assert [parse_bytes(text, least=0) for text in ("0", "0 GB", "1kB")] == [0, 0, 1000]
+    with pytest.raises(GraphToolsError, match="is not a size in bytes"):
+        parse_bytes("much", least=0)

@@ -185,8 +185,8 @@ def test_less_tissue_takes_less_time_and_average_pooling_computes_every_window_a
 
 def test_the_configured_variant_is_that_of_the_engine():
     assert configured_variant(UnifiedOptions(group_mb=7, prefetch_depth=2)).limit(10**12) == 7 * 10**6
-    assert configured_variant(UnifiedOptions(device_gb=None, memory_policy="best")).choice == "keep"
-    assert configured_variant(UnifiedOptions(device_gb=1.0, memory_policy="best")).choice == "best"
+    assert configured_variant(UnifiedOptions(device_gb=None, memory_policy="recompute")).memory_policy == "keep"
+    assert configured_variant(UnifiedOptions(device_gb=5.0)).memory_policy == "recompute"
 
 
 def test_what_a_user_reads():
@@ -210,7 +210,7 @@ def test_the_recommended_keys_give_the_estimated_variant(variant, slide_set, tmp
     config = slide_set.config(tmp_path, "engine={}".format(engine["engine"]), "data.canvas=2048", *given)
     work = work_of(config, True)
     again = configured_variant(work.options["unified"])
-    assert (again.depth, again.choice) == (variant.depth, variant.choice)
+    assert (again.depth, again.memory_policy) == (variant.depth, variant.memory_policy)
     assert again.limit(0) == pytest.approx(found.group_bytes, abs=10**6)
     (planned,) = estimate(work, target, ("unified",), configured=True)
     assert planned.fits and planned.seconds == pytest.approx(found.seconds, rel=0.05)

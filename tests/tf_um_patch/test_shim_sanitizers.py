@@ -30,11 +30,13 @@ def test_contract(native, sanitized, route, tmp_path):
     assert "Sanitizer" not in done.stderr
 
 
-@pytest.mark.parametrize("sanitizer", ["address,undefined", "thread"])
-def test_moves(native, sanitizer):
+@pytest.mark.parametrize(
+    "sanitizer, faults", [("address,undefined", ""), ("address,undefined", "wide"), ("thread", "")]
+)
+def test_moves(native, sanitizer, faults):
     flags = FLAGS + ["-fsanitize=" + sanitizer, "-I", SOURCES]
     sources = [os.path.join(SOURCES, "operations", "migrate.c")]
     program = native.compile("moves-" + sanitizer, flags, "moves.c", *LIBRARIES, sources=sources)
-    done = native.run(program, preload=False)
+    done = native.run(program, preload=False, FAKE_CUDA_FAULTS=faults)
     assert done.returncode == 0, done.stderr
     assert "Sanitizer" not in done.stderr

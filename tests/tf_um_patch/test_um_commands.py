@@ -1,5 +1,6 @@
 """``python -m tf_um_patch run`` and ``doctor``, on a machine without a GPU and over the stand-in driver."""
 
+import ctypes
 import json
 import sys
 
@@ -9,21 +10,23 @@ from tf_um_patch import launch, probe
 from tf_um_patch.child import Finished
 from tf_um_patch.driver import Driver, Missing
 from tf_um_patch.errors import DriverError, OptionError
-from tf_um_patch.machine import Machine, choose_route
+from tf_um_patch.host import GpuInfo, HostInfo
+from tf_um_patch.routes import Findings, choose_route
 
 GIB = 1 << 30
-WITH_GPU = Machine(
-    gpu="Some GPU",
+WITH_GPU = Findings(
+    gpu_name="Some GPU",
+    gpu=GpuInfo("Some GPU", 32 * GIB, 31 * GIB),
     gpus=1,
     capability="7.0",
-    device_total=32 * GIB,
-    device_free=31 * GIB,
     managed=True,
     concurrent=True,
     shim="libtfum.so",
     effect="managed",
-    host_budget=96 * GIB,
+    host=HostInfo(128 * GIB, 107 * GIB),
 )
+
+IN_USE = WITH_GPU.gpu._replace(free_bytes=20 * GIB)
 
 
 @pytest.fixture
@@ -103,19 +106,20 @@ def test_doctor_never_asks_for_more_than_a_little(command, native):
     [
         ({}, "preload"),
         ({"gpu": None}, "none"),
+        ({"gpu_name": None, "gpu": None}, "none"),
         ({"managed": False}, "none"),
         ({"concurrent": False}, "none"),
         ({"shim": None, "shim_error": "no C compiler", "effect": "unproven"}, "tensorflow"),
         ({"effect": "plain"}, "tensorflow"),
         ({"effect": "broken"}, "tensorflow"),
-        ({"device_free": 20 * GIB}, "preload"),  # its ceiling holds
-        ({"device_free": 20 * GIB, "effect": "plain"}, "none"),
+        ({"gpu": IN_USE}, "preload"),  # its ceiling holds
+        ({"gpu": IN_USE, "effect": "plain"}, "none"),
     ],
 )
 def test_route(changes, name):
     route = choose_route(WITH_GPU._replace(**changes))
     assert route.name == name
-    assert route.memory_fraction == (4.0 if name == "tensorflow" else None)
+    assert route.memory_fraction == (4.01 if name == "tensorflow" else None)
 
 
 def test_a_driver_that_lacks_a_function_gives_a_stand_in(tmp_path, native):
@@ -124,6 +128,18 @@ def test_a_driver_that_lacks_a_function_gives_a_stand_in(tmp_path, native):
     assert isinstance(driver.cuInit, Missing) and driver.cuInit.available is False
     with pytest.raises(DriverError, match="has no cuPointerGetAttribute, which came with CUDA 4.0: install a newer"):
         driver.cuPointerGetAttribute(None, 8, 0)
+
+
+@pytest.mark.parametrize("written", [1, 4])
+def test_whether_memory_is_managed_is_read_whatever_its_width(written):
+    driver = Driver("libm.so.6")  # which lacks all functions
+
+    def answer(out, attribute, address):
+        assert ctypes.sizeof(out._obj) >= 4  # a driver may write that many bytes
+        ctypes.memmove(out, bytes([address, 0, 0, 0]), written)
+
+    driver.cuPointerGetAttribute = answer
+    assert driver.is_managed(1) and not driver.is_managed(0)
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def test_they_run_and_count_once_per_step(operations, graph):
 def test_a_tensor_goes_to_a_file_and_comes_back(operations, graph, tmp_path, kind):
     values = np.arange(24).reshape(2, 3, 4)
     tensor = tf.cast(tf.constant(values), kind)
-    handle = operations.spill(tensor, str(tmp_path))
+    handle = operations.evict_to_file(tensor, str(tmp_path))
     back = operations.restore(handle, tensor)
     assert back.dtype == tensor.dtype and back.shape == tensor.shape
     with tf.Session() as session:
@@ -69,7 +69,7 @@ def test_a_tensor_goes_to_a_file_and_comes_back(operations, graph, tmp_path, kin
 
 
 def test_a_folder_that_cannot_be_written_is_named(operations, graph, tmp_path):
-    handle = operations.spill(tf.ones([3]), str(tmp_path / "none"))
+    handle = operations.evict_to_file(tf.ones([3]), str(tmp_path / "none"))
     with tf.Session() as session, pytest.raises(tf.errors.ResourceExhaustedError, match="none .No such file"):
         session.run(handle)
 

@@ -136,7 +136,9 @@ def test_a_run_that_does_not_fit_its_gpu_is_refused(slide_set, tmp_path, gpu):
     config = slide_set.config(tmp_path, "engine=direct")
     gpu(int(0.99 * needed_on_gpu(config, "direct")) + CONTEXT_BYTES)
     said = []
-    with pytest.raises(MemoryBudgetError, match="engine direct: needs .* GB of device memory and .* use engine: streaming"):
+    with pytest.raises(
+        MemoryBudgetError, match="engine direct: needs .* GB of device memory and .* use engine: streaming"
+    ):
         assembly.make_engine(config, NETWORK, assembly.make_optimiser(config), said.append)
     assert len(said) == 1 and said[0].startswith("plan for V100-32GB: device memory ")
 

@@ -71,7 +71,7 @@ class Card:
 
     def is_managed(self, address: int) -> bool:
         """Whether the driver calls it managed memory."""
-        return self.driver.value("cuPointerGetAttribute", cuda.POINTER_IS_MANAGED, address) != 0
+        return self.driver.is_managed(address)
 
     def fill(self, address: int, count: int, byte: int) -> None:
         """Set all bytes, on the device."""

@@ -16,9 +16,10 @@ from tf_um_patch.errors import BuildError, OptionError
 from tf_um_patch.gpu_check import figures, framework, measure
 from tf_um_patch.gpu_check.card import refusal
 from tf_um_patch.gpu_check.result import FAIL, PASS, SKIPPED, Check, measured, verdict
-from tf_um_patch.machine import Machine, effect_of_shim
+from tf_um_patch.host import GpuInfo
 from tf_um_patch.options import parse_size
 from tf_um_patch.probe import run_probe
+from tf_um_patch.routes import effect_of_shim
 
 EXIT_PASS, EXIT_FAIL, EXIT_NO_GPU = 0, 1, 77
 REQUIRE_VARIABLE = "TF_UM_PATCH_REQUIRE_GPU"
@@ -90,7 +91,7 @@ def examine(budget: int, seconds: float, folder: str) -> Dict:
     refused = refusal(budget, facts["free"], facts["name"])
     if refused:
         raise OptionError(refused)
-    report["shared"] = Machine(device_total=facts["total"], device_free=facts["free"]).shared
+    report["shared"] = GpuInfo(facts["name"], facts["total"], facts["free"]).in_use
     checks = driver_checks(budget, seconds) + shim_checks(budget, seconds)
     report["checks"] = [check.to_json() for check in checks]
     report["status"], report["sentence"] = _summary(checks, facts["name"])

@@ -4,12 +4,14 @@ import dataclasses
 import difflib
 import os
 import textwrap
-from typing import Any, Dict, NamedTuple, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Tuple, Type, TypeVar
 
 import yaml
 
 from whole_slide_cnn.config.aliases import current
 from whole_slide_cnn.config.options import (
+    Field,
+    Section,
     check_value,
     describe_type,
     describe_value,
@@ -22,6 +24,8 @@ from whole_slide_cnn.config.schema import TrainConfig, config_class
 from whole_slide_cnn.config.sources import Source, parse_overrides, read_sources
 from whole_slide_cnn.errors import ConfigError
 
+SomeSection = TypeVar("SomeSection", bound=Section)
+
 
 class KeyHelp(NamedTuple):
     """What a user needs to know about one key."""
@@ -32,7 +36,7 @@ class KeyHelp(NamedTuple):
     help: str  # one sentence
 
 
-def load_config(path, overrides=()) -> TrainConfig:
+def load_config(path: str, overrides: Iterable[str] = ()) -> TrainConfig:
     """Load a YAML file, the files its ``base`` names, and overrides such as ``train.epochs=3``, which win.
 
     Relative paths among the values are relative to the folder of the file that states them, those in overrides to the
@@ -48,7 +52,7 @@ def load_config(path, overrides=()) -> TrainConfig:
     return _combine(_translated(sources, parse_overrides(overrides)), main.origin, main.folder)
 
 
-def config_from_dict(values, origin="configuration", folder=os.curdir) -> TrainConfig:
+def config_from_dict(values: Mapping[Any, Any], origin: str = "configuration", folder: str = os.curdir) -> TrainConfig:
     """Make a configuration from nested mappings; relative paths are relative to ``folder``.
 
     Raises:
@@ -57,7 +61,7 @@ def config_from_dict(values, origin="configuration", folder=os.curdir) -> TrainC
     return _combine([Source(origin, folder, values)], origin, folder)
 
 
-def config_to_dict(config) -> Dict[str, Any]:
+def config_to_dict(config: Section) -> Dict[str, Any]:
     """The nested mappings of a configuration, in plain YAML types; ``config_from_dict`` takes them back."""
     return {
         field.name: config_to_dict(value) if is_section(kind) else list(value) if isinstance(value, tuple) else value
@@ -66,7 +70,7 @@ def config_to_dict(config) -> Dict[str, Any]:
     }
 
 
-def fixed_values(config=None) -> Dict[str, Any]:
+def fixed_values(config: Optional[TrainConfig] = None) -> Dict[str, Any]:
     """What must stay as it is when a run is resumed: dotted keys and their values, in plain YAML types.
 
     Args:
@@ -86,10 +90,11 @@ def fixed_values(config=None) -> Dict[str, Any]:
     return fixed
 
 
-def resolved_yaml(config) -> str:
+def resolved_yaml(config: Section) -> str:
     """Every key of a configuration in YAML; loading it gives an equal configuration."""
     # Not allow_unicode: PyYAML then writes characters such as U+0085 that it reads back as spaces.
-    return yaml.safe_dump(config_to_dict(config), sort_keys=False)
+    text: str = yaml.safe_dump(config_to_dict(config), sort_keys=False)
+    return text
 
 
 def describe_config() -> Tuple[KeyHelp, ...]:
@@ -118,12 +123,13 @@ def config_help() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _translated(files, overrides):
+def _translated(files: List[Source], overrides: List[Source]) -> List[Source]:
     """Files and overrides in this program's keys."""
     reference = [source for source in files if is_reference_form(source.values)]
     if not reference:
         return files + overrides
-    raw, others = {}, []
+    raw: Dict[Any, Any] = {}
+    others: List[Source] = []
     for override in overrides:
         if set(override.values) <= {RESULT_FOLDER}:  # other files of the reference lie in this folder by its name
             raw["RESULT_DIR"] = override.values[RESULT_FOLDER]
@@ -143,8 +149,8 @@ def _translated(files, overrides):
     return sources + others
 
 
-def _combine(sources, origin, folder):
-    merged = {}
+def _combine(sources: Iterable[Source], origin: str, folder: str) -> TrainConfig:
+    merged: Dict[str, Any] = {}
     for source in sources:
         try:
             _merge(merged, _check_section(config_class(), current(source.values), source.folder))
@@ -160,10 +166,10 @@ def _combine(sources, origin, folder):
         raise ConfigError("{}: {}".format(origin, error)) from error
 
 
-def _check_section(section, values, folder, prefix=""):
+def _check_section(section: Type[Section], values: Mapping[Any, Any], folder: str, prefix: str = "") -> Dict[str, Any]:
     """The values of one source in the schema's types, nested as given, with absolute paths."""
     options = {field.name: (field, kind) for field, kind in options_of(section)}
-    checked = {}
+    checked: Dict[str, Any] = {}
     for name, value in values.items():
         key = "{}{}".format(prefix, name)
         if name not in options:
@@ -183,19 +189,19 @@ def _check_section(section, values, folder, prefix=""):
     return checked
 
 
-def _build(section, values, folder):
+def _build(section: Type[SomeSection], values: Mapping[str, Any], folder: str) -> SomeSection:
     arguments = {}
     for field, kind in options_of(section):
         if is_section(kind):
             arguments[field.name] = _build(kind, values.get(field.name, {}), folder)
         elif field.name in values:
             arguments[field.name] = values[field.name]
-        elif field.metadata.get("path") and field.default is not None:
+        elif field.metadata.get("path") and isinstance(field.default, str):
             arguments[field.name] = _absolute(field.default, folder)
     return section(**arguments)
 
 
-def _merge(into, values):
+def _merge(into: Dict[str, Any], values: Mapping[str, Any]) -> None:
     for name, value in values.items():
         if isinstance(value, dict):
             _merge(into.setdefault(name, {}), value)
@@ -203,8 +209,8 @@ def _merge(into, values):
             into[name] = value
 
 
-def _missing(section, values, prefix=""):
-    missing = []
+def _missing(section: Type[Section], values: Mapping[str, Any], prefix: str = "") -> List[str]:
+    missing: List[str] = []
     for field, kind in options_of(section):
         if is_section(kind):
             missing += _missing(kind, values.get(field.name, {}), prefix + field.name + ".")
@@ -213,7 +219,7 @@ def _missing(section, values, prefix=""):
     return missing
 
 
-def _leaves(section, prefix=""):
+def _leaves(section: Type[Section], prefix: str = "") -> Iterator[Tuple[str, Field, Any]]:
     for field, kind in options_of(section):
         if is_section(kind):
             yield from _leaves(kind, prefix + field.name + ".")
@@ -221,7 +227,7 @@ def _leaves(section, prefix=""):
             yield prefix + field.name, field, kind
 
 
-def _suggest(name, section, prefix):
+def _suggest(name: str, section: Type[Section], prefix: str) -> str:
     """The known key with the nearest name, in the same section or else in any."""
     here = {field.name: prefix + field.name for field, _ in options_of(section)}
     everywhere = {field.name: key for key, field, _ in _leaves(config_class())}
@@ -232,5 +238,5 @@ def _suggest(name, section, prefix):
     return "the known keys here are {}".format(", ".join(here.values()))
 
 
-def _absolute(path, folder):
+def _absolute(path: str, folder: str) -> str:
     return os.path.abspath(os.path.join(folder, os.path.expanduser(path)))

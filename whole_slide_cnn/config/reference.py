@@ -6,7 +6,7 @@ the paper has it. A key is refused where its value asks for something that is no
 
 import difflib
 import re
-from typing import Any, Dict, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Mapping, Match, NamedTuple, Optional, Tuple
 
 from whole_slide_cnn.config.options import check_value, describe_value, options_of
 from whole_slide_cnn.config.schema import config_class
@@ -78,7 +78,7 @@ class _Target(NamedTuple):
     kind: Any
 
 
-def is_reference_form(values: Mapping) -> bool:
+def is_reference_form(values: Mapping[Any, Any]) -> bool:
     """Whether the keys of a file or an override are upper case.
 
     Raises:
@@ -116,7 +116,7 @@ def translate(values: Mapping[str, Any]) -> Dict[str, Any]:
     return _nested(found)
 
 
-def _check_known(name: str):
+def _check_known(name: str) -> None:
     known = list(_RENAMED) + list(_REQUIRED) + list(_SWITCHES) + list(_REFUSED_TEXTS) + list(_HEATMAPS)
     known += ["SLIDE_FILE_EXTENSION"] + list(_SCHEDULE)
     if name in known or name.startswith(_UNUSED_PREFIXES):
@@ -150,7 +150,7 @@ def _expand(name: str, value: Any, folder: Any) -> Any:
     if not isinstance(value, str) or not isinstance(folder, str):
         return value
 
-    def replacement(match):
+    def replacement(match: Match[str]) -> str:
         if match.group() != _RESULT_DIR:
             raise ConfigError("{}: only {} can be replaced in a path, not {}".format(name, _RESULT_DIR, match.group()))
         return folder
@@ -250,12 +250,11 @@ def _checked(value: Any, target: str, name: str) -> Any:
     return check_value(value, field, kind, name)
 
 
-def _target(key: str) -> Optional[_Target]:
-    """The field of one of our keys, or None where there is none."""
-    found: Optional[_Target] = _Target(None, config_class())
+def _target(key: str) -> _Target:
+    """The field of one of our keys."""
+    found = _Target(None, config_class())
     for part in key.split("."):
-        fields = {field.name: _Target(field, kind) for field, kind in options_of(found.kind)} if found else {}
-        found = fields.get(part)
+        found = {field.name: _Target(field, kind) for field, kind in options_of(found.kind)}[part]
     return found
 
 

@@ -1,7 +1,7 @@
 """Where configuration values come from: YAML files with their bases, and ``key=value`` overrides."""
 
 import os
-from typing import Any, Dict, List, NamedTuple
+from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Set, Tuple
 
 import yaml
 
@@ -16,10 +16,10 @@ class Source(NamedTuple):
 
     origin: str  # a file or an override as the user wrote it; begins every error message
     folder: str  # what relative paths among the values are relative to
-    values: Dict[Any, Any]  # nested as in YAML
+    values: Mapping[Any, Any]  # nested as in YAML
 
 
-def read_sources(path, chain=()) -> List[Source]:
+def read_sources(path: str, chain: Tuple[str, ...] = ()) -> List[Source]:
     """Read a YAML file and, before it, the files its ``base`` key names (one or a list, relative to it, recursively).
 
     Later sources take precedence over earlier ones.
@@ -47,7 +47,7 @@ def read_sources(path, chain=()) -> List[Source]:
     return sources + [Source(path, folder, values)]
 
 
-def parse_overrides(overrides) -> List[Source]:
+def parse_overrides(overrides: Iterable[str]) -> List[Source]:
     """Turn texts like ``train.epochs=3`` into sources; the value is YAML, paths are relative to the current folder.
 
     Raises:
@@ -56,7 +56,7 @@ def parse_overrides(overrides) -> List[Source]:
     return [_parse_override(text) for text in overrides]
 
 
-def _parse_override(text):
+def _parse_override(text: str) -> Source:
     key, separator, value_text = text.partition("=")
     names = key.strip().split(".")
     if not separator or not all(names):
@@ -68,7 +68,7 @@ def _parse_override(text):
     return Source(origin, os.curdir, value)
 
 
-def _bases(bases, path):
+def _bases(bases: Any, path: str) -> List[str]:
     if bases is None:
         return []
     if isinstance(bases, str):
@@ -78,7 +78,7 @@ def _bases(bases, path):
     raise ConfigError("{}: {}: expected a file name or a list of file names".format(path, BASE_KEY))
 
 
-def _read_mapping(path):
+def _read_mapping(path: str) -> Dict[Any, Any]:
     try:
         with open(path, "rb") as stream:
             text = stream.read().decode("utf-8-sig")
@@ -94,7 +94,7 @@ def _read_mapping(path):
     return values
 
 
-def _parse_yaml(text, origin):
+def _parse_yaml(text: str, origin: str) -> Any:
     try:
         loader = yaml.SafeLoader(text)
         try:
@@ -111,7 +111,7 @@ def _parse_yaml(text, origin):
         raise ConfigError("{}: not valid YAML: {}".format(origin, " ".join(str(error).split()))) from error
 
 
-def _refuse_duplicates(node, origin, seen):
+def _refuse_duplicates(node: Optional[yaml.Node], origin: str, seen: Set[int]) -> None:
     """PyYAML keeps the last of two equal keys without a word, so a setting further up would be lost unnoticed."""
     if node is None or id(node) in seen:  # an alias may contain itself
         return

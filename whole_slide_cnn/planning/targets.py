@@ -6,7 +6,7 @@ from typing import Any, Dict, NamedTuple, Optional, Sequence
 
 from graph_tools.errors import GraphToolsError
 from graph_tools.simulation.machine import Machine
-from graph_tools.sizes import parse_bytes
+from graph_tools.units import parse_bytes
 from tf_um_patch.host import HOST_SHARE, available_host_memory, first_gpu
 from whole_slide_cnn.config import TrainConfig
 from whole_slide_cnn.engines.costs import Estimate, Target, Work
@@ -64,7 +64,7 @@ def target_of(
     Raises:
         ConfigError: the GPU is unknown, or a size cannot be used.
     """
-    host_bytes = _size(given.host_memory, "--host-memory")
+    host_bytes = _size(given.host_memory, "--host-memory", least=0)
     card = first_gpu() if name is None else None
     if card is not None and match_gpu(card) is None:
         raise ConfigError(
@@ -160,10 +160,10 @@ def _estimate_json(item: Estimate) -> Dict[str, Any]:
     return values
 
 
-def _size(text: Optional[str], option: str) -> Optional[int]:
+def _size(text: Optional[str], option: str, least: int = 1) -> Optional[int]:
     if text is None:
         return None
     try:
-        return parse_bytes(text)
+        return parse_bytes(text, least)
     except GraphToolsError as error:
         raise ConfigError("{}: {}".format(option, error)) from error

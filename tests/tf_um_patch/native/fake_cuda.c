@@ -279,9 +279,11 @@ EXPORT int cuPointerGetAttribute(void *data, int attribute, unsigned long long a
     pthread_mutex_unlock(&fake_lock);
     if (found == NULL)
         return INVALID_VALUE;
+    /* CUDA does not say how wide its bool is. Volatile, for the sanitizers see calls of memcpy only. */
+    volatile size_t width = fake_faulty("wide") ? sizeof managed : 1;
     int zero = 0;
     if (attribute == 8)
-        memcpy(data, &managed, 1); /* a bool in the driver too */
+        memcpy(data, &managed, width);
     else if (attribute == 9)
         memcpy(data, &zero, sizeof zero);
     else

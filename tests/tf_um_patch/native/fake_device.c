@@ -7,6 +7,7 @@
  *   forget    pages that move to the host lose what they hold
  *   serial    nothing overlaps
  *   nameless  managed memory is called plain memory
+ *   wide      whether it is managed memory is told in four bytes instead of one, which is no fault
  *   slow      kernels are slower on managed memory, wherever its pages are
  *   idle      kernels end, but compute nothing
  *   timeless  nothing takes any time

@@ -134,7 +134,7 @@ void tfum_move(enum tfum_verb verb, uint64_t address, uint64_t bytes, int advice
         atomic_fetch_add(&counters[NO_DRIVER], 1);
         return;
     }
-    bool managed = false; /* an unknown address is an error, and plain host memory */
+    int managed = 0; /* of which the driver writes one byte or all; an unknown address is an error, and plain host memory */
     if (bytes == 0 || driver.cuPointerGetAttribute(&managed, CU_POINTER_ATTRIBUTE_IS_MANAGED, address) != CUDA_SUCCESS ||
         !managed) {
         atomic_fetch_add(&counters[NOT_MANAGED], 1);

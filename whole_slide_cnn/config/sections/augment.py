@@ -58,7 +58,7 @@ class Augmentation(Section):
     )
     device: str = option("Where augmentation is computed: cpu, or cuda (needs CuPy).", "cpu", choices=AUGMENT_DEVICES)
 
-    def check_rules(self):
+    def check_rules(self) -> None:
         for name in ("contrast", "brightness", "stain_strength"):
             limits = getattr(self, name)
             if limits is not None and limits[0] > limits[1]:

@@ -67,7 +67,7 @@ class Data(Section):
         may_change=True,
     )
 
-    def check_rules(self):
+    def check_rules(self) -> None:
         self._set("canvas", Size(*self.canvas))
         if len(self.classes) < 2:
             raise ConfigError("data.classes: expected two classes or more, got {}".format(len(self.classes)))

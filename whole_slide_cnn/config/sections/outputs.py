@@ -48,7 +48,7 @@ class Outputs(Section):
         may_change=True,
     )
 
-    def check_rules(self):
+    def check_rules(self) -> None:
         if self.heatmap_size is not None:
             self._set("heatmap_size", Size(*self.heatmap_size))
         if self.weights is not None and not self.weights.lower().endswith(WEIGHT_EXTENSIONS):

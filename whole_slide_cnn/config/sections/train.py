@@ -78,7 +78,7 @@ class Training(Section):
         "Whether scalars for TensorBoard are written to the folder tensorboard in result_dir.", True, may_change=True
     )
 
-    def check_rules(self):
+    def check_rules(self) -> None:
         if self.min_learning_rate > self.learning_rate:
             raise ConfigError(
                 "train.min_learning_rate: {} is above train.learning_rate, {}".format(

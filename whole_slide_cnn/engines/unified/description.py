@@ -7,7 +7,7 @@ from typing import Any, Iterator, Optional, Sequence, Tuple
 
 from graph_tools.errors import GraphToolsError
 from graph_tools.graph.opgraph import OpGraph
-from graph_tools.passes.recompute import with_recomputes
+from graph_tools.graph_edit import with_recomputes
 from graph_tools.simulation.machine import Machine
 from graph_tools.simulation.simulate import simulate
 from tf_um_patch.launch import exceeds_device
@@ -32,7 +32,7 @@ from whole_slide_cnn.engines.memory import (
     weight_bytes,
 )
 from whole_slide_cnn.engines.unified.options import UnifiedOptions
-from whole_slide_cnn.engines.unified.variants import VARIANTS, UnifiedVariant, configured_variant, policy_of
+from whole_slide_cnn.engines.unified.variants import VARIANTS, UnifiedVariant, configured_variant
 from whole_slide_cnn.errors import ConfigError, TensorTooLargeError
 from whole_slide_cnn.models.network import Network
 from whole_slide_cnn.sizes import Size
@@ -130,9 +130,9 @@ class Unified(EngineDescription):
         return Estimate(self.name, work.compute, 0, 0, None, reason, variant.name, variant.recommended)
 
     def _simulated(self, work: Work, ops: OpGraph, machine: Machine, variant: UnifiedVariant) -> Estimate:
-        """The simulation of one variant. Where nothing is moved by choice, what the host would need is told even if it
+        """The simulation of one variant. Where nothing is evicted by plan, what the host would need is told even if it
         has less."""
-        unlimited = replace(machine, host_bytes=_UNLIMITED if variant.choice == "keep" else machine.host_bytes)
+        unlimited = replace(machine, host_bytes=_UNLIMITED if variant.memory_policy == "keep" else machine.host_bytes)
         try:
             simulation = simulate(ops, variant.plan(ops, unlimited), unlimited)
         except GraphToolsError as error:
@@ -199,8 +199,8 @@ def _settings(
         host: bytes that it takes on the host.
     """
     keys = [("strip_mb", options.strip_mb), ("group_mb", group // 10**6), ("prefetch_depth", variant.depth)]
-    if variant.choice != "keep":
+    if variant.memory_policy != "keep":
         keys.append(("device_gb", math.floor(budget / GB * 1000) / 1000))
         keys.append(("host_gb", math.ceil(host / GB)))
-        keys.append(("memory_policy", policy_of(variant.choice)))
+        keys.append(("memory_policy", variant.memory_policy))
     return tuple(keys)

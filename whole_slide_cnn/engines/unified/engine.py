@@ -102,7 +102,7 @@ class UnifiedEngine(Engine):
             return None, None
         if self._spills:
             os.makedirs(folder, exist_ok=True)
-            return None, lambda tensor, name: moves.spill(tensor, folder, name), moves.restore
+            return None, lambda tensor, name: moves.evict_to_file(tensor, folder, name), moves.restore
         return (
             lambda tensor, name: moves.prefetch(tensor, name=name),
             lambda tensor, name: moves.evict(tensor, name=name),

@@ -6,7 +6,7 @@ from typing import Optional
 from whole_slide_cnn.config.options import Section, option
 from whole_slide_cnn.errors import ConfigError
 
-MEMORY_POLICIES = ("keep", "recompute", "greedy", "integer", "best")
+MEMORY_POLICIES = ("keep", "recompute")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,9 +45,9 @@ class UnifiedOptions(Section):
         above=0,
     )
     memory_policy: str = option(
-        "How unified.device_gb is met: recompute (whole runs of layers are computed again from shared copies), greedy "
-        "or integer (single maps; the latter needs scipy 1.9), best (whichever of these, and of keeping all, is "
-        "predicted to be fastest), or keep (nothing leaves or is computed again; takes no unified.device_gb).",
+        "How unified.device_gb is met: recompute (whole runs of layers are computed again from shared copies, and maps "
+        "leave where there is room for them), or keep (nothing leaves or is computed again; takes no "
+        "unified.device_gb).",
         "recompute",
         choices=MEMORY_POLICIES,
     )
@@ -59,7 +59,7 @@ class UnifiedOptions(Section):
         may_change=True,
     )
 
-    def check_rules(self):
+    def check_rules(self) -> None:
         if self.memory_policy == "keep" and self.device_gb is not None:
             raise ConfigError("unified.memory_policy: keep meets no unified.device_gb; leave out one of them")
         if self.device_gb is not None and self.group_mb > 1000 * self.device_gb:

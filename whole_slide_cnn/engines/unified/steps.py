@@ -13,7 +13,7 @@ from graph_tools.tensorflow.extract import extract
 from whole_slide_cnn.engines.accumulators import sum_updates
 from whole_slide_cnn.engines.runtime import has_gpu, unrolls_patches
 from whole_slide_cnn.engines.unified.options import UnifiedOptions
-from whole_slide_cnn.engines.unified.variants import choice_of, order_of
+from whole_slide_cnn.engines.unified.variants import order_of
 from whole_slide_cnn.errors import ConfigError
 from whole_slide_cnn.models import build, geometry
 from whole_slide_cnn.models.network import Network
@@ -94,11 +94,11 @@ def plan_of(graph: tf.Graph, fetches: List, options: UnifiedOptions, compute: st
         ConfigError: they cannot be planned.
     """
     machine = machine_of(options)
-    choice = "keep" if machine is None else choice_of(options.memory_policy)
+    policy = "keep" if machine is None else options.memory_policy
     try:
         ops = extract(graph, fetches, workspace_limit=_UNLIMITED if unrolls_patches(compute) else 0)
         return make_plan(
-            ops, int(options.group_mb * MB), order_of(choice, has_gpu()), options.prefetch_depth, choice, machine
+            ops, int(options.group_mb * MB), order_of(policy, has_gpu()), options.prefetch_depth, policy, machine
         )
     except BudgetError as error:
         raise ConfigError(

@@ -1,4 +1,4 @@
-// UmSpill and UmRestore: a tensor leaves memory for a file and comes back. For CPUs, which have no second memory.
+// UmEvictToFile and UmRestore: a tensor leaves memory for a file and comes back. For CPUs, which have no second memory.
 //
 // The file has no name, so that nothing is left behind however the process ends. It is written rather than mapped: a
 // full disk is then an error of the step, and not a signal that ends the process. Both are stateful, so that
@@ -27,7 +27,7 @@ using tensorflow::TensorShape;
 
 // An open file without a name in a folder, or -1.
 int OpenNameless(const std::string& folder) {
-  std::string path = folder + "/tfum_spill_XXXXXX";
+  std::string path = folder + "/tfum_evicted_XXXXXX";
   const int file = mkstemp(&path[0]);
   if (file >= 0) unlink(path.c_str());
   return file;
@@ -53,9 +53,9 @@ bool ReadAll(int file, char* data, size_t bytes) {
   return true;
 }
 
-class SpillKernel : public OpKernel {
+class EvictToFileKernel : public OpKernel {
  public:
-  explicit SpillKernel(OpKernelConstruction* construction) : OpKernel(construction) {
+  explicit EvictToFileKernel(OpKernelConstruction* construction) : OpKernel(construction) {
     OP_REQUIRES_OK(construction, construction->GetAttr("folder", &folder_));
   }
 
@@ -100,12 +100,12 @@ class RestoreKernel : public OpKernel {
 
 }  // namespace
 
-#define TFUM_SPILLED "T: {half, bfloat16, float, double, int32, int64, uint8}"
+#define TFUM_EVICTED "T: {half, bfloat16, float, double, int32, int64, uint8}"
 
-REGISTER_OP("UmSpill")
+REGISTER_OP("UmEvictToFile")
     .Input("input: T")
     .Output("handle: int32")
-    .Attr(TFUM_SPILLED)
+    .Attr(TFUM_EVICTED)
     .Attr("folder: string")
     .SetIsStateful()
     .SetShapeFn(tensorflow::shape_inference::ScalarShape)
@@ -113,11 +113,11 @@ REGISTER_OP("UmSpill")
 REGISTER_OP("UmRestore")
     .Input("handle: int32")
     .Output("output: T")
-    .Attr(TFUM_SPILLED)
+    .Attr(TFUM_EVICTED)
     .Attr("shape: shape")
     .SetIsStateful()
     .SetShapeFn(tensorflow::shape_inference::ExplicitShape)
-    .Doc("Reads back what UmSpill wrote, and gives up its file.");
+    .Doc("Reads back what UmEvictToFile wrote, and gives up its file.");
 
-REGISTER_KERNEL_BUILDER(Name("UmSpill").Device(tensorflow::DEVICE_CPU), SpillKernel);
+REGISTER_KERNEL_BUILDER(Name("UmEvictToFile").Device(tensorflow::DEVICE_CPU), EvictToFileKernel);
 REGISTER_KERNEL_BUILDER(Name("UmRestore").Device(tensorflow::DEVICE_CPU), RestoreKernel);
