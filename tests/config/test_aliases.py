@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from whole_slide_cnn.config import (
-    TrainConfig,
     aliases,
+    config_class,
     config_from_dict,
     config_help,
     current_keys,
@@ -49,12 +49,19 @@ def test_a_configuration_that_an_earlier_version_recorded_still_loads(write):
 
 
 def test_old_keys_in_overrides_and_bases(write):
-    write("base.yaml", "unified: {choice: best, spill_dir: old}\n")
+    write("base.yaml", "unified: {choice: keep, spill_dir: old}\n")
     path = write("run.yaml", "base: base.yaml\n" + yaml.safe_dump(MINIMAL))
-    assert load_config(path).unified.memory_policy == "best"
+    assert load_config(path).unified.memory_policy == "keep"
     assert load_config(path, ["unified.choice=remat"]).unified.memory_policy == "recompute"
     assert load_config(path, ["unified.memory_policy=recompute"]).unified.memory_policy == "recompute"
     assert load_config(path, ["unified.spill_dir=/there"]).unified.eviction_dir == "/there"
+
+
+@pytest.mark.parametrize("value", ["greedy", "integer", "best"])
+def test_a_policy_that_is_gone_means_the_one_that_is_left_and_says_so(value):
+    with pytest.warns(UserWarning, match="unified.memory_policy: {} is gone; recompute is taken".format(value)):
+        found = config_from_dict(dict(MINIMAL, unified={"choice": value}))
+    assert found.unified.memory_policy == "recompute"
 
 
 def test_an_old_key_and_its_present_one_in_one_source_are_refused():
@@ -124,6 +131,6 @@ def _set(key, value):
 def _check(key, value):
     """Check a value without the tables."""
     section, name = key.split(".")
-    sections = {field.name: kind for field, kind in options_of(TrainConfig)}
+    sections = {field.name: kind for field, kind in options_of(config_class())}
     ((field, kind),) = [(field, kind) for field, kind in options_of(sections[section]) if field.name == name]
     check_value(value, field, kind, key)
