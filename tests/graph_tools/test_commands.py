@@ -36,9 +36,9 @@ def test_from_a_saved_graph_to_pictures(saved, capsys):
     graph, plan, trace, result = (saved / name for name in ("graph.json", "plan.json", "trace.json", "result.json"))
     assert call(capsys, "extract", saved / "net.meta", graph)[0] == 0
     memory = ("--device-memory", "5MB", "--page", "64KiB")
-    options = ("--limit", "4MB", "--choice", "best", "--smallest", "64KiB")
+    options = ("--limit", "4MB", "--memory-policy", "recompute", "--smallest", "64KiB")
     code, out, _ = call(capsys, "plan", graph, plan, *options, *memory)
-    assert code == 0 and "simulated: keep" in out and "group " in out
+    assert code == 0 and "recompute, link planned to" in out and "group " in out
     made = from_json(Plan, plan.read_text())
     assert len(made.groups) > 5 and made.prefetches
     code, out, _ = call(capsys, "simulate", graph, plan, "--trace", trace, "--json", result, *memory)

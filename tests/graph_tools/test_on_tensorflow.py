@@ -7,17 +7,18 @@ from tf_graphs import conv_net, run_steps, same_bits
 
 from graph_tools.errors import EditError, PlanError
 from graph_tools.graph.optypes import reads_variable
+from graph_tools.graph_edit import copy_name
 from graph_tools.passes.planner import make_plan
-from graph_tools.passes.prefetch import Prefetch
-from graph_tools.passes.recompute import copy_name
+from graph_tools.plan import Prefetch
 from graph_tools.simulation.machine import Machine
 from graph_tools.tensorflow.apply import EditReport, apply, session_config
 from graph_tools.tensorflow.extract import extract
 from graph_tools.tensorflow.verify import trace_options, verify
 
 LIMIT = 13000  # bytes: a few feature maps of 4096 bytes
-TIGHT = Machine(device_bytes=30000, host_bytes=10**6, page_bytes=256, on_demand_rate=1e6, copy_rate=3e6)
+TIGHT = Machine(device_bytes=24000, host_bytes=10**6, page_bytes=256, on_demand_rate=1e6, copy_rate=3e6)
 
+RECOMPUTE = {"memory_policy": "recompute", "machine": TIGHT}
 CRAMPED = replace(TIGHT, device_bytes=52000, host_bytes=0)  # 55 % of what is held, and nothing may move
 
 
@@ -41,7 +42,9 @@ def apply_copies(net, plan):
 
 
 @pytest.mark.parametrize("resource", [True, False])
-@pytest.mark.parametrize("options", [{}, {"depth": 2, "order": "depth-first"}, {"choice": "greedy", "machine": TIGHT}])
+@pytest.mark.parametrize(
+    "options", [{}, {"depth": 2, "order": "depth-first"}, {"memory_policy": "recompute", "machine": TIGHT}]
+)
 def test_a_planned_training_step_changes_no_bit_and_keeps_the_plan(resource, options):
     expected, _ = run_steps(conv_net(resource=resource))
     net = conv_net(resource=resource)
@@ -51,7 +54,7 @@ def test_a_planned_training_step_changes_no_bit_and_keeps_the_plan(resource, opt
     assert (report.prefetches, report.evictions) == (len(plan.prefetches), len(plan.evictions))
     assert [kind for kind, _ in counts] == ["in"] * len(plan.prefetches) + ["out"] * len(plan.evictions)
     assert [name for _, name in counts] == [str(copy.tensor) for copy in plan.prefetches + plan.evictions]
-    if options.get("choice"):
+    if options.get("memory_policy"):
         assert plan.recomputes and report.recomputed == sum(len(item.ops) for item in plan.recomputes)
         with net.graph.as_default():  # what was imported did not make it a graph of an older TensorFlow
             assert tf.placeholder(tf.float32, []).shape.ndims == 0
@@ -69,7 +72,7 @@ def test_a_planned_training_step_changes_no_bit_and_keeps_the_plan(resource, opt
 def test_runs_of_layers_computed_again_from_shared_copies_change_no_bit(resource, order):
     expected, _ = run_steps(conv_net(layers=12, resource=resource))
     net = conv_net(layers=12, resource=resource)
-    ops, plan = plan_for(net, 9000, choice="remat", machine=CRAMPED, order=order)
+    ops, plan = plan_for(net, 9000, memory_policy="recompute", machine=CRAMPED, order=order)
     copies = [name for item in plan.recomputes for name in item.ops]
     assert len(copies) == len(set(copies))  # no operation runs a third time
     run = longest_run(plan)
@@ -101,10 +104,10 @@ def made_by(item, number, ops):
 def test_what_comes_back_in_place_of_an_evicted_tensor_is_read_instead():
     expected, _ = run_steps(conv_net())
     net, returned = conv_net(), []
-    _, plan = plan_for(net, choice="greedy", machine=replace(TIGHT, copy_rate=1e12))
+    _, plan = plan_for(net, memory_policy="recompute", machine=replace(TIGHT, copy_rate=1e12))
 
-    def come_back(moved, tensor, name):
-        returned.append(tf.identity(moved, name))
+    def come_back(evicted, tensor, name):
+        returned.append(tf.identity(evicted, name))
         return returned[-1]
 
     apply(net.graph, plan, None, lambda tensor, name: tf.negative(tf.negative(tensor), name), come_back)
