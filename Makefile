@@ -74,7 +74,7 @@ lint: $(STAMP) ## Check style, formatting and types of all Python files, formatt
 
 docs: $(STAMP) ## Build the documentation site into site/; a broken link is an error.
 	@[ -x $(VENV)/bin/mkdocs ] || $(RUN) -m pip install --disable-pip-version-check -e '.[docs]'
-	$(RUN) -m mkdocs build --strict $(ARGS)
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict $(ARGS)
 
 sanitize: $(STAMP) ## Run the C code under the address, undefined behaviour and thread sanitizers.
 	$(RUN) -m pytest tests/tf_um_patch/test_shim_sanitizers.py $(ARGS)

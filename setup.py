@@ -19,9 +19,9 @@ setup(
     description="Trains a CNN end to end on whole slide images with slide-level labels.",
     license="Apache-2.0",
     packages=find_packages(
-        include=["graph_tools", "tf_um_patch", "tf_um_patch.*", "whole_slide_cnn", "whole_slide_cnn.*"]
+        include=["graph_tools", "graph_tools.*", "tf_um_patch", "tf_um_patch.*", "whole_slide_cnn", "whole_slide_cnn.*"]
     ),
-    package_data={"tf_um_patch": ["csrc/*.h", "csrc/*/*"]},
+    package_data={"graph_tools": ["py.typed"], "tf_um_patch": ["py.typed", "csrc/*.h", "csrc/*/*"]},
     python_requires=">=3.7, !=3.8.*, !=3.9.*, <3.14",
     install_requires=on_each(
         classic=[

@@ -1,11 +1,11 @@
 """Simulated time of a training step whose feature maps exceed the device: ``python benchmarks/oversubscription.py``.
 
 For each canvas: the rate on a device that holds everything (the same graph in the graph's own order), the 2021 paper's
-schedule (groups, each fetched during the one before), the plan that recomputes and moves (``remat``), and the bound of
-a schedule that only moves: the larger of computing and of carrying once what the device cannot hold.
+schedule (groups, each fetched during the one before), the plan that recomputes and evicts, and the bound of a schedule
+that only evicts: the larger of computing and of carrying once what the device cannot hold.
 
 Assumptions, all in ``graph_tools.simulation.machine.Machine``: arithmetic and memory run at the V100's peak, the link
-as the paper measured it. Real convolutions sustain less: computing and recomputing then take longer, moving does not,
+as the paper measured it. Real convolutions sustain less: computing and recomputing then take longer, evicting does not,
 and the shares change little where nothing waits for the link.
 """
 
@@ -22,14 +22,14 @@ from graph_tools.passes.planner import make_plan
 from graph_tools.plan import Plan
 from graph_tools.simulation.machine import Machine
 from graph_tools.simulation.simulate import simulate
-from graph_tools.sizes import parse_bytes, readable
+from graph_tools.units import parse_bytes, readable
 
 MB = 10**6
 SMALLEST = 2 * 2**20  # bytes: a page
 LARGE = 10**15  # bytes: everything fits
 PAPER_GROUPS_MB = (2000, 4000, 8000)
 # Of these the fastest is taken. Small strips let copies of neighbouring layers follow each other closely, small groups
-# let moves start at the right time; both cost operations, and so time to plan.
+# let evictions start at the right time; both cost operations, and so time to plan.
 STRIPS_MB = (64.0, 128.0, 256.0)
 GROUPS_MB = (1000,)
 
@@ -55,7 +55,10 @@ def measure(graph: OpGraph, machine: Machine, groups_mb=GROUPS_MB) -> dict:
         key=lambda result: result.seconds,
     )
     started = time.time()
-    plans = [make_plan(graph, limit * MB, choice="remat", machine=machine, smallest=SMALLEST) for limit in groups_mb]
+    plans = [
+        make_plan(graph, limit * MB, memory_policy="recompute", machine=machine, smallest=SMALLEST)
+        for limit in groups_mb
+    ]
     planning = time.time() - started
     results = [simulate(graph, plan, machine) for plan in plans]
     result, plan = min(zip(results, plans), key=lambda pair: pair[0].seconds)
@@ -68,9 +71,9 @@ def measure(graph: OpGraph, machine: Machine, groups_mb=GROUPS_MB) -> dict:
         "paper_s": paper.seconds,
         "paper_host_bytes": paper.peak_host_bytes,
         "plan_s": result.seconds,
-        "again_s": result.compute_seconds - in_memory,
+        "recompute_s": result.compute_seconds - in_memory,
         "stall_s": result.stall_seconds,
-        "moved_bytes": result.bytes_out,
+        "evicted_bytes": result.bytes_out,
         "on_demand_bytes": result.on_demand_bytes,
         "peak_device_bytes": result.peak_device_bytes,
         "groups": len(plan.groups),
@@ -110,9 +113,9 @@ COLUMNS = (
     ("bound", "bound_s", "{:.3f} s"),
     ("ours", "plan_s", "{:.3f} s"),
     ("share", "share", "{:.1%}"),
-    ("again", "again_s", "{:.3f} s"),
+    ("recompute", "recompute_s", "{:.3f} s"),
     ("stall", "stall_s", "{:.3f} s"),
-    ("moved", "moved_bytes", "{:.1f} GB"),
+    ("evicted", "evicted_bytes", "{:.1f} GB"),
     ("faults", "on_demand_bytes", "{:.1f} GB"),
     ("img/min", "per_minute", "{:.2f}"),
     ("paper's", "paper_per_minute", "{:.3f}"),

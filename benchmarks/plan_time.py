@@ -11,7 +11,7 @@ import os
 import sys
 import time
 
-from graph_tools.passes.planner import CHOICES, make_plan
+from graph_tools.passes.planner import MEMORY_POLICIES, make_plan
 from graph_tools.simulation.machine import Machine
 from graph_tools.simulation.simulate import simulate
 
@@ -20,7 +20,7 @@ SMALLEST = 2 * 2**20  # bytes: a page
 STRIPS_MB = {"float32": 768.0, "bfloat16": 384.0}  # some 34,000 operations at 21,500 px
 
 
-def measure(backbone: str, side: int, compute: str, strip_mb: float, choice: str, group_mb: int) -> dict:
+def measure(backbone: str, side: int, compute: str, strip_mb: float, policy: str, group_mb: int) -> dict:
     """Seconds of each phase, and how large the graph and the plan are."""
     from graph_tools.tensorflow.extract import extract
     from whole_slide_cnn.engines.unified import UnifiedOptions, planning_graph
@@ -34,7 +34,7 @@ def measure(backbone: str, side: int, compute: str, strip_mb: float, choice: str
     graph = extract(*built)
     seconds["extract"] = time.time() - started
     machine, started = Machine(), time.time()
-    plan = make_plan(graph, group_mb * MB, choice=choice, machine=machine, smallest=SMALLEST)
+    plan = make_plan(graph, group_mb * MB, memory_policy=policy, machine=machine, smallest=SMALLEST)
     seconds["plan"], started = time.time() - started, time.time()
     result = simulate(graph, plan, machine)
     seconds["simulate"] = time.time() - started
@@ -58,7 +58,7 @@ def main(arguments=None):
     parser.add_argument("--compute", nargs="+", default=list(STRIPS_MB), help="default: %(default)s")
     parser.add_argument("--strip-mb", type=float, help="default: {}".format(STRIPS_MB))
     parser.add_argument("--group-mb", type=int, default=1000, help="default: %(default)s")
-    parser.add_argument("--choice", choices=CHOICES, default="remat", help="default: %(default)s")
+    parser.add_argument("--memory-policy", choices=MEMORY_POLICIES, default="recompute", help="default: %(default)s")
     parser.add_argument("--most", type=float, default=60.0, metavar="S", help="fail where a total exceeds this")
     parser.add_argument("--json", metavar="FILE", help="write the rows here as well")
     options = parser.parse_args(arguments)
@@ -66,7 +66,7 @@ def main(arguments=None):
     rows = []
     for compute in options.compute:
         strip_mb = options.strip_mb or STRIPS_MB.get(compute, 512.0)
-        row = measure(options.backbone, options.side, compute, strip_mb, options.choice, options.group_mb)
+        row = measure(options.backbone, options.side, compute, strip_mb, options.memory_policy, options.group_mb)
         rows.append(row)
         print("{compute} at {side} px: {ops} operations, {planned_ops} planned in {groups} groups".format(**row))
         for phase, seconds in row["seconds"].items():

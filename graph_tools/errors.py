@@ -25,10 +25,6 @@ class BudgetError(GraphToolsError):
     """Memory that must be there at once does not fit into what there is."""
 
 
-class SolverError(GraphToolsError):
-    """The integer program cannot be solved here."""
-
-
 class PlanError(GraphToolsError):
     """A plan does not belong to the graph it is used with, or contradicts itself."""
 

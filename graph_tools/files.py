@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from typing import Callable
 
 from graph_tools.errors import FileError
 
@@ -19,7 +20,7 @@ def read_text(path: str) -> str:
         raise FileError("cannot read {}: {}".format(path, getattr(error, "strerror", None) or error)) from error
 
 
-def write_text(path: str, text: str):
+def write_text(path: str, text: str) -> None:
     """Replace a file by a text in UTF-8.
 
     Raises:
@@ -28,7 +29,7 @@ def write_text(path: str, text: str):
     write_with(path, lambda temporary: _write(temporary, text))
 
 
-def write_with(path: str, write):
+def write_with(path: str, write: Callable[[str], None]) -> None:
     """Replace a file by what ``write(temporary path)`` writes; a reader never sees half of it.
 
     Raises:
@@ -44,6 +45,6 @@ def write_with(path: str, write):
         raise FileError("cannot write {}: {}".format(path, error.strerror or error)) from error
 
 
-def _write(path, text):
+def _write(path: str, text: str) -> None:
     with open(path, "w", encoding="utf-8", newline="") as stream:
         stream.write(text)

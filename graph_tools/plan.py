@@ -1,20 +1,54 @@
-"""A plan: which operations run together, in which order, and which tensors move or are computed again in between."""
+"""Everything that a plan consists of, as frozen values: they can be printed, drawn, simulated, compared and saved.
+
+Passes make these values, :mod:`graph_tools.simulation` replays them and :mod:`graph_tools.tensorflow.apply` edits a
+graph by them. They name operations and tensors instead of holding them, and nothing here decides anything.
+"""
 
 from dataclasses import dataclass
-from typing import Tuple
+from typing import Dict, Sequence, Tuple, Union
 
 from graph_tools.errors import PlanError
 from graph_tools.graph.opgraph import TensorRef
-from graph_tools.passes.group import Group, op_order
-from graph_tools.passes.prefetch import Prefetch
-from graph_tools.sizes import readable
 
-_SHOWN_GROUPS = 24
+
+@dataclass(frozen=True)
+class Group:
+    """Operations that may run at the same time, one group after another (Group Execution, paper of 2021).
+
+    Attributes:
+        ops: names, in order.
+        bytes: everything they touch, each storage once, and their largest workspace: what must be on the device
+            together.
+        carried_bytes: what earlier groups, or variables, hold meanwhile and this group does not touch.
+        oversized: whether this is a single operation that exceeds the limit alone.
+    """
+
+    ops: Tuple[str, ...]
+    bytes: int
+    carried_bytes: int = 0
+    oversized: bool = False
+
+
+@dataclass(frozen=True)
+class Prefetch:
+    """One explicit copy to the device (Group Prefetch, paper of 2021).
+
+    Attributes:
+        tensor: what to copy, as the first operation that needs it reads it.
+        bytes: its size.
+        during: number of the group during which the copy runs: it is issued when the group before that one is done.
+        needed_by: number of the group that needs it.
+    """
+
+    tensor: TensorRef
+    bytes: int
+    during: int
+    needed_by: int
 
 
 @dataclass(frozen=True)
 class Eviction:
-    """One explicit copy to the host.
+    """One explicit copy to the host, or to a file.
 
     Attributes:
         tensor: what leaves the device.
@@ -56,13 +90,16 @@ class Plan:
     Attributes:
         groups: operations in execution order; copies of recomputed ones included.
         limit_bytes: limit of a group.
-        order: kind of the order, ``topological`` or ``depth-first``.
+        order: kind of the order: ``topological``, ``depth-first`` or ``demand``.
         order_reason: why this one.
         peak_bytes: the most bytes held at once, on device and host together, when operations run one after another.
         prefetches: explicit copies to the device.
         evictions: explicit copies to the host.
         recomputes: tensors that are computed again.
-        choice: how evictions and recomputations were chosen, in words; empty where all tensors are kept.
+        memory_policy: how evictions and recomputations were chosen, in words; empty where all tensors are kept.
+
+    Raises:
+        PlanError: a copy is issued for a group that comes no later, or for one that the plan does not have.
     """
 
     groups: Tuple[Group, ...]
@@ -73,10 +110,13 @@ class Plan:
     prefetches: Tuple[Prefetch, ...] = ()
     evictions: Tuple[Eviction, ...] = ()
     recomputes: Tuple[Recompute, ...] = ()
-    choice: str = ""
+    memory_policy: str = ""
 
-    def __post_init__(self):
-        for copy in self.prefetches + self.evictions:
+    FORMER_NAMES = {"choice": "memory_policy"}  # of fields, in files of before: see graph_tools.serial
+
+    def __post_init__(self) -> None:
+        copies: Tuple[Union[Prefetch, Eviction], ...] = self.prefetches + self.evictions
+        for copy in copies:
             if not 0 <= copy.during < copy.needed_by < len(self.groups):
                 raise PlanError(
                     "the copy of {} during group {} for group {} does not fit a plan of {} groups; plan again".format(
@@ -95,31 +135,28 @@ class Plan:
         return tuple(group for group in self.groups if group.oversized)
 
 
-def plan_table(plan: Plan, most: int = _SHOWN_GROUPS) -> str:
-    """A plan as text: a summary, then its groups, of which at most so many are shown."""
-    lines = [
-        "order      {} ({})".format(plan.order, plan.order_reason),
-        "groups     {} of at most {}".format(len(plan.groups), readable(plan.limit_bytes)),
-        "peak       {} held at once".format(readable(plan.peak_bytes)),
-        _copies("prefetch", plan.prefetches),
-        _copies("move out", plan.evictions),
-        _copies("recompute", plan.recomputes),
-    ]
-    if plan.choice:
-        lines.append("choice     " + plan.choice)
-    for group in plan.oversized:
-        lines.append("too large  operation {} touches {}".format(group.ops[0], readable(group.bytes)))
-    lines += ["", "group     ops     bytes   carried  prefetch  move out  first operation"]
-    for number, group in list(enumerate(plan.groups))[:most]:
-        incoming, outgoing = (
-            sum(copy.bytes for copy in copies if copy.during == number) for copies in (plan.prefetches, plan.evictions)
-        )
-        cells = [readable(size) for size in (group.bytes, group.carried_bytes, incoming, outgoing)]
-        lines.append("{:5d} {:7d} {:>9} {:>9} {:>9} {:>9}  {}".format(number, len(group.ops), *cells, group.ops[0]))
-    if len(plan.groups) > most:
-        lines.append("  ... {} more groups".format(len(plan.groups) - most))
-    return "\n".join(lines)
+@dataclass(frozen=True)
+class PrecisionPlan:
+    """Which operations compute in half precision.
+
+    Attributes:
+        dtype: ``float16`` or ``bfloat16``.
+        half: names of these operations, in order.
+        lowered: float32 tensors that they read, each cast once.
+        raised: of the half operations, those whose output float32 operations read, or that are fetched.
+    """
+
+    dtype: str
+    half: Tuple[str, ...]
+    lowered: Tuple[TensorRef, ...]
+    raised: Tuple[str, ...]
 
 
-def _copies(what, copies):
-    return "{:10} {} tensors, {}".format(what, len(copies), readable(sum(copy.bytes for copy in copies)))
+def op_order(groups: Sequence[Group]) -> Tuple[str, ...]:
+    """Names of all operations in execution order."""
+    return tuple(name for group in groups for name in group.ops)
+
+
+def group_of(groups: Sequence[Group]) -> Dict[str, int]:
+    """Number of the group of each operation, by name."""
+    return {name: number for number, group in enumerate(groups) for name in group.ops}

@@ -44,6 +44,21 @@ FOR_ALL = "tf_um_patch.host"
 # The only modules of graph_tools that import TensorFlow; all others plan without it.
 TENSORFLOW_DOORS = ("graph_tools.tensorflow.apply", "graph_tools.tensorflow.extract", "graph_tools.tensorflow.verify")
 
+# Units of graph_tools from the bottom up, each of which imports lower ones and itself: values, then what plans, then
+# what shows plans and applies them.
+GRAPH_TOOLS_LAYERS = (
+    ("errors",),
+    ("arrays", "files", "serial", "units"),
+    ("graph",),
+    ("plan",),
+    ("graph_edit",),
+    ("simulation",),
+    ("passes",),
+    ("draw", "tensorflow", "text"),
+    ("cli",),
+    ("__main__",),
+)
+
 
 def source_files(folder):
     """Python files below a folder as (dotted module name, path)."""
@@ -112,6 +127,22 @@ def test_graph_tools_reaches_tensorflow_through_three_modules():
     found = [name for name, path in modules.items() if any(map(is_tensorflow, imported_modules(read(path))))]
     assert sorted(found) == sorted(TENSORFLOW_DOORS)
     run_python("-c", IMPORT_PURE, *sorted(set(modules) - set(TENSORFLOW_DOORS)))
+
+
+def test_graph_tools_imports_its_lower_layers_alone():
+    level = {unit: index for index, units in enumerate(GRAPH_TOOLS_LAYERS) for unit in units}
+    found = []
+    for module, path in source_files(os.path.join(ROOT, "graph_tools")):
+        if module == "graph_tools":
+            assert not list(imported_modules(read(path)))  # of a package that is imported for one of its modules
+            continue
+        own = module.split(".")[1]
+        for imported in imported_modules(read(path)):
+            package, _, rest = imported.partition(".")
+            other = rest.split(".")[0]
+            if package == "graph_tools" and other and other != own and level[other] >= level[own]:
+                found.append("{} imports {}".format(module, imported))
+    assert not found
 
 
 def is_tensorflow(imported):
@@ -210,6 +241,23 @@ def test_setup_and_make_accept_the_same_pythons(monkeypatch):
     requires = specifiers.SpecifierSet(given["python_requires"])
     assert by_make == {(3, minor) for minor in range(20) if "3.{}.4".format(minor) in requires}
     assert by_make == {(3, minor) for minor in (7, 10, 11, 12, 13)}
+
+
+def test_every_package_is_installed(monkeypatch):
+    setuptools = pytest.importorskip("setuptools")
+    given = {}
+    monkeypatch.setattr(setuptools, "setup", given.update)
+    monkeypatch.chdir(ROOT)
+    runpy.run_path("setup.py")
+    modules = [module for package in (PACKAGE,) + tuple(INDEPENDENT) for module in packages_of(package)]
+    assert sorted(given["packages"]) == sorted(modules)
+
+
+def packages_of(package):
+    """Dotted names of the folders of a package that hold modules."""
+    for module, path in source_files(os.path.join(ROOT, package)):
+        if os.path.basename(path) == "__init__.py":
+            yield module
 
 
 def test_readme_names_only_what_exists():

@@ -159,7 +159,9 @@ def arrow(left, top, right, bottom):
 def drawing(title, width, height, parts):
     head = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {0:g} {1:g}" width="{0:g}" height="{1:g}" role="img">'
     back = '<rect class="back" width="100%" height="100%"/>'
-    return "\n".join([head.format(width, height), "<title>{}</title>".format(escape(title)), STYLE, back, *parts, "</svg>\n"])
+    return "\n".join(
+        [head.format(width, height), "<title>{}</title>".format(escape(title)), STYLE, back, *parts, "</svg>\n"]
+    )
 
 
 if __name__ == "__main__":

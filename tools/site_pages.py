@@ -1,4 +1,7 @@
-"""Pages of the documentation site whose text lies outside docs/: MkDocs calls this before it collects its pages."""
+"""What MkDocs does not do by itself for the documentation site; it calls the functions by their names.
+
+Pages whose text lies outside docs/ are added, and references in docstrings (as Sphinx writes them) become links.
+"""
 
 import os
 import re
@@ -16,6 +19,17 @@ def on_files(files, config):
         with open(os.path.join(root, source), encoding="utf-8") as stream:
             files.append(File.generated(config, page, content=linked(stream.read(), source)))
     return files
+
+
+def on_page_content(html, page, config, files):
+    """Link ``:class:`~package.module.Name``` where the page describes it."""
+
+    def reference(match):
+        path = match.group(1).lstrip("~")
+        shown = "<code>{}</code>".format(path.rpartition(".")[2] if match.group(1).startswith("~") else path)
+        return '<a href="#{}">{}</a>'.format(path, shown) if 'id="{}"'.format(path) in html else shown
+
+    return re.sub(r":(?:attr|class|data|func|meth|mod):<code>(~?[\w.]+)</code>", reference, html)
 
 
 def linked(text, source):

@@ -1,10 +1,11 @@
 """Which piece of memory holds which tensor, and from when to when, for one order of execution."""
 
 from dataclasses import dataclass
-from typing import Dict, Optional, Sequence, Tuple
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
+from graph_tools.arrays import Array
 from graph_tools.errors import PlanError
 from graph_tools.graph.opgraph import Op, OpGraph, TensorRef
 
@@ -44,6 +45,9 @@ class Lifetimes:
     holder: Dict[TensorRef, int]
 
 
+_Made = Tuple[TensorRef, int, int]  # first tensor of a storage, its bytes, and where it is made
+
+
 def lifetimes(graph: OpGraph, order: Sequence[str]) -> Lifetimes:
     """Assign tensors to storages.
 
@@ -56,30 +60,30 @@ def lifetimes(graph: OpGraph, order: Sequence[str]) -> Lifetimes:
     named = graph.by_name()
     check_order(graph, order)
     last_use = _last_uses(graph, named, order)
-    holder, tensors, touches = {}, [], []
-    last = []  # of each storage: the last position that touches it
+    holder: Dict[TensorRef, int] = {}
+    tensors: List[_Made] = []
+    touches: List[Tuple[int, ...]] = []
+    last: List[int] = []  # of each storage: the last position that touches it
     for position, name in enumerate(order):
         op = named[name]
         touched = [holder[ref] for ref in op.inputs]
         for index, output in enumerate(op.outputs):
-            number = None
+            ref, number = TensorRef(name, index), None
             if output.alias is not None or output.in_place:
                 number = _shared(op, index, holder, tensors, last, position)
             if number is None:
                 number = len(tensors)
-                tensors.append((TensorRef(name, index), output.bytes, -1 if op.persistent else position))
+                tensors.append((ref, output.bytes, -1 if op.persistent else position))
                 last.append(len(order) if op.persistent else position)
-                holder[tensors[-1][0]] = number
-            else:
-                holder[TensorRef(name, index)] = number
-            last[number] = max(last[number], position, last_use.get((name, index), -1))
+            holder[ref] = number
+            last[number] = max(last[number], position, last_use.get(ref, -1))
             touched.append(number)
         touches.append(tuple(dict.fromkeys(touched)) if len(touched) > 1 else tuple(touched))
     storages = tuple(Storage(*what, last=until) for what, until in zip(tensors, last))
     return Lifetimes(tuple(order), storages, tuple(touches), holder)
 
 
-def check_order(graph: OpGraph, order: Sequence[str]):
+def check_order(graph: OpGraph, order: Sequence[str]) -> None:
     """Refuse what is not a topological order of the whole graph.
 
     Raises:
@@ -97,9 +101,9 @@ def check_order(graph: OpGraph, order: Sequence[str]):
                 raise PlanError("the order has {} before {}, which it needs; plan this graph again".format(name, other))
 
 
-def _last_uses(graph, named, order) -> Dict[TensorRef, int]:
+def _last_uses(graph: OpGraph, named: Mapping[str, Op], order: Sequence[str]) -> Dict[TensorRef, int]:
     """Position of the last reader of each tensor that has one, the number of operations for fetches."""
-    uses = {}
+    uses: Dict[TensorRef, int] = {}
     for position, name in enumerate(order):
         for ref in named[name].inputs:
             uses[ref] = position
@@ -108,14 +112,16 @@ def _last_uses(graph, named, order) -> Dict[TensorRef, int]:
     return uses
 
 
-def _shared(op: Op, index: int, holder, tensors, last, position) -> Optional[int]:
+def _shared(
+    op: Op, index: int, holder: Dict[TensorRef, int], tensors: List[_Made], last: List[int], position: int
+) -> Optional[int]:
     """The storage of an input that an output takes, or None where it gets its own."""
     output = op.outputs[index]
     if op.persistent:
         return None
     if output.alias is not None:
         return holder[op.inputs[output.alias]]
-    taken = {holder[op.name, other] for other in range(index)}
+    taken = {holder[TensorRef(op.name, other)] for other in range(index)}
     for place in output.in_place:
         number = holder[op.inputs[place]]
         if tensors[number][1] == output.bytes and last[number] == position and number not in taken:
@@ -123,7 +129,7 @@ def _shared(op: Op, index: int, holder, tensors, last, position) -> Optional[int
     return None
 
 
-def live_bytes(graph: OpGraph, life: Lifetimes) -> np.ndarray:
+def live_bytes(graph: OpGraph, life: Lifetimes) -> Array:
     """Bytes that must be held while each operation runs, in order, its workspace included (int64)."""
     steps = len(life.order)
     change = np.zeros(steps + 1, np.int64)
@@ -132,7 +138,8 @@ def live_bytes(graph: OpGraph, life: Lifetimes) -> np.ndarray:
         change[min(storage.last, steps - 1) + 1] -= storage.bytes
     named = graph.by_name()
     workspaces = np.array([named[name].workspace_bytes for name in life.order], np.int64)
-    return np.cumsum(change)[:-1] + workspaces
+    held: Array = np.cumsum(change)[:-1] + workspaces
+    return held
 
 
 def touched_bytes(graph: OpGraph, life: Lifetimes) -> Tuple[int, ...]:

@@ -2,7 +2,7 @@
 
 import heapq
 from dataclasses import dataclass
-from typing import Mapping, NamedTuple, Optional, Tuple
+from typing import Dict, List, Mapping, NamedTuple, Optional, Set, Tuple
 
 from graph_tools.errors import CycleError, DanglingInputError, UnknownSizeError
 
@@ -13,9 +13,9 @@ class TensorRef(NamedTuple):
     """One output of one operation."""
 
     op: str
-    index: int
+    index: int  # type: ignore[assignment]  # tuple has a method of this name, which nobody calls
 
-    def __str__(self):
+    def __str__(self) -> str:
         return "{}:{}".format(self.op, self.index)
 
 
@@ -24,13 +24,14 @@ class Output:
     """What an operation gives out.
 
     Attributes:
-        bytes: size in memory; for the handle of a variable that of the variable. None is refused by the graph.
+        bytes: size in memory; for the handle of a variable that of the variable. A graph refuses None, which says that
+            nobody knows it.
         dtype: name of the type of its elements.
         alias: position of the input whose memory it is (``Identity``, ``Reshape``), or None where it has its own.
         in_place: positions of inputs whose memory it takes over where nothing later reads them (``Relu``, ``Add``).
     """
 
-    bytes: Optional[int]
+    bytes: int
     dtype: str = "float32"
     alias: Optional[int] = None
     in_place: Tuple[int, ...] = ()
@@ -81,11 +82,11 @@ class OpGraph:
     ops: Tuple[Op, ...]
     fetches: Tuple[TensorRef, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         named = self.by_name()
         if len(named) < len(self.ops):
-            seen = set()
-            double = next(op.name for op in self.ops if op.name in seen or seen.add(op.name))
+            names = [op.name for op in self.ops]
+            double = next(name for number, name in enumerate(names) if name in names[:number])
             raise DanglingInputError("two operations are called {}; give each its own name".format(double))
         for op in self.ops:
             _check_op(op, named)
@@ -102,9 +103,10 @@ class OpGraph:
 
     def by_name(self) -> Mapping[str, Op]:
         """Operations by name; the same mapping each time, since passes ask for it often: not to be changed."""
-        if "_named" not in self.__dict__:
-            self.__dict__["_named"] = {op.name: op for op in self.ops}
-        return self.__dict__["_named"]
+        named: Optional[Dict[str, Op]] = self.__dict__.get("_named")
+        if named is None:
+            named = self.__dict__["_named"] = {op.name: op for op in self.ops}
+        return named
 
     @property
     def persistent_bytes(self) -> int:
@@ -125,13 +127,13 @@ def stable_order(graph: OpGraph) -> Tuple[str, ...]:
     """
     position = {op.name: index for index, op in enumerate(graph.ops)}
     waits = [0] * len(graph.ops)
-    followers = [[] for _ in graph.ops]
+    followers: List[List[int]] = [[] for _ in graph.ops]
     for index, op in enumerate(graph.ops):
         for name in dependencies(op):
             followers[position[name]].append(index)
             waits[index] += 1
     ready = [index for index, count in enumerate(waits) if not count]  # ascending, and so a heap
-    done = []
+    done: List[str] = []
     while ready:
         index = heapq.heappop(ready)
         done.append(graph.ops[index].name)
@@ -146,18 +148,18 @@ def stable_order(graph: OpGraph) -> Tuple[str, ...]:
     return tuple(done)
 
 
-def _find_cycle(graph, done):
+def _find_cycle(graph: OpGraph, done: Set[str]) -> List[str]:
     """A cycle among the operations that cannot run: each has such an operation among its dependencies."""
     named = graph.by_name()
     name = next(op.name for op in graph.ops if op.name not in done)
-    path = {}
+    path: Dict[str, int] = {}
     while name not in path:
         path[name] = len(path)
         name = next(other for other in dependencies(named[name]) if other not in done)
     return list(path)[path[name] :][::-1]
 
 
-def _check_op(op, named):
+def _check_op(op: Op, named: Mapping[str, Op]) -> None:
     for ref in op.inputs:
         _check_ref(ref, named, "operation {} reads".format(op.name))
     for name in op.control_inputs:
@@ -182,7 +184,7 @@ def _check_op(op, named):
                 )
 
 
-def _check_ref(ref, named, who):
+def _check_ref(ref: TensorRef, named: Mapping[str, Op], who: str) -> None:
     op = named.get(ref.op)
     if op is None or not 0 <= ref.index < len(op.outputs):
         raise DanglingInputError("{} tensor {}, which the graph does not have; add it".format(who, ref))

@@ -1,7 +1,9 @@
 """What TensorFlow's operations do to memory, by type, as its kernels have it."""
 
+from typing import FrozenSet, Optional, Tuple
 
-def type_set(text: str) -> frozenset:
+
+def type_set(text: str) -> FrozenSet[str]:
     """Types of operations, written as words."""
     return frozenset(text.split())
 
@@ -39,14 +41,14 @@ CONTROL_FLOW = type_set(
 )
 
 
-def alias_of(op_type: str, output: int):
+def alias_of(op_type: str, output: int) -> Optional[int]:
     """Position of the input whose memory an output is, or None where it is no input's."""
     if op_type in ALIAS or op_type.startswith("Apply"):
         return 0 if output == 0 else None
     return output if op_type in ALIAS_EACH else None
 
 
-def in_place_of(op_type: str, output: int, inputs: int):
+def in_place_of(op_type: str, output: int, inputs: int) -> Tuple[int, ...]:
     """Positions of inputs whose memory an output may take over: an operation's kernel forwards them to its first."""
     if output:
         return ()

@@ -1,31 +1,31 @@
 """Group Execution: neighbouring operations run together as long as what they touch fits (paper of 2021)."""
 
 from dataclasses import dataclass
-from typing import Dict, Optional, Sequence, Tuple
+from typing import List, Optional, Sequence, Set, Tuple
 
 import numpy as np
 
 from graph_tools.errors import BudgetError
 from graph_tools.graph.lifetimes import Lifetimes, lifetimes
-from graph_tools.graph.opgraph import OpGraph
+from graph_tools.graph.opgraph import OpGraph, TensorRef
+from graph_tools.plan import Group
 
 
 @dataclass(frozen=True)
-class Group:
-    """Operations that may run at the same time, one group after another.
+class GroupUse:
+    """One use of a storage by a group.
 
     Attributes:
-        ops: names, in order.
-        bytes: everything they touch, each storage once, and their largest workspace: what must be on the device
-            together.
-        carried_bytes: what earlier groups, or variables, hold meanwhile and this group does not touch.
-        oversized: whether this is a single operation that exceeds the limit alone.
+        storage: its number in the lifetimes.
+        tensor: the tensor of the storage that the group's first operation on it reads, which an earlier group made.
+        last: number of the group that touched the storage last before.
+        group: number of the group that uses it now.
     """
 
-    ops: Tuple[str, ...]
-    bytes: int
-    carried_bytes: int = 0
-    oversized: bool = False
+    storage: int
+    tensor: TensorRef
+    last: int
+    group: int
 
 
 def group_ops(graph: OpGraph, order: Sequence[str], limit: int, life: Optional[Lifetimes] = None) -> Tuple[Group, ...]:
@@ -47,7 +47,10 @@ def group_ops(graph: OpGraph, order: Sequence[str], limit: int, life: Optional[L
     if limit <= 0:
         raise BudgetError("a group limit of {} bytes holds nothing; give a positive one".format(limit))
     life, named = life or lifetimes(graph, order), graph.by_name()
-    starts, sizes, held, total, workspace = [], [], set(), 0, 0
+    starts: List[int] = []
+    sizes: List[int] = []
+    held: Set[int] = set()
+    total = workspace = 0
     for position, name in enumerate(order):
         touched, own = life.touches[position], named[name].workspace_bytes
         added = sum(life.storages[number].bytes for number in touched if number not in held)
@@ -75,7 +78,7 @@ def _carried(life: Lifetimes, starts: Sequence[int]) -> Tuple[int, ...]:
         change[storage.made + 1] += storage.bytes
         change[storage.last + 1] -= storage.bytes
     held = np.cumsum(change)
-    carried = []
+    carried: List[int] = []
     for start, end in zip(starts, list(starts[1:]) + [len(life.order)]):
         touched = {number for position in range(start, end) for number in life.touches[position]}
         before = (life.storages[number] for number in touched if life.storages[number].made < start)
@@ -83,11 +86,22 @@ def _carried(life: Lifetimes, starts: Sequence[int]) -> Tuple[int, ...]:
     return tuple(carried)
 
 
-def op_order(groups: Sequence[Group]) -> Tuple[str, ...]:
-    """Names of all operations in execution order."""
-    return tuple(name for group in groups for name in group.ops)
-
-
-def group_of(groups: Sequence[Group]) -> Dict[str, int]:
-    """Number of the group of each operation, by name."""
-    return {name: number for number, group in enumerate(groups) for name in group.ops}
+def group_uses(graph: OpGraph, life: Lifetimes, groups: Sequence[Group]) -> Tuple[GroupUse, ...]:
+    """Every use, by a group, of a storage that an earlier group made, in order; variables and constants left out."""
+    named, holder = graph.by_name(), life.holder
+    uses: List[GroupUse] = []
+    seen = [-1] * len(life.storages)
+    made = [storage.made >= 0 for storage in life.storages]
+    for number, group in enumerate(groups):
+        for name in group.ops:
+            op = named[name]
+            for ref in op.inputs:
+                storage = holder[ref]
+                last = seen[storage]
+                if last != number:
+                    if last >= 0 and made[storage]:
+                        uses.append(GroupUse(storage, ref, last, number))
+                    seen[storage] = number
+            for index in range(len(op.outputs)):
+                seen[holder[TensorRef(name, index)]] = number
+    return tuple(uses)

@@ -3,12 +3,12 @@
 import heapq
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import Tuple
+from typing import DefaultDict, Dict, List, Set, Tuple
 
 from graph_tools.errors import PlanError
 from graph_tools.graph.lifetimes import lifetimes, live_bytes
 from graph_tools.graph.opgraph import OpGraph, TensorRef, dependencies, stable_order
-from graph_tools.sizes import readable
+from graph_tools.units import readable
 
 ORDERS = ("auto", "topological", "depth-first", "demand")
 
@@ -22,7 +22,7 @@ class Order:
     """An order of all operations.
 
     Attributes:
-        kind: ``topological`` (the paper's) or ``depth-first``.
+        kind: ``topological`` (the paper's), ``depth-first`` or ``demand``.
         reason: one sentence: why this one.
         names: the operations.
         peak_bytes: the most memory held at once when they run one after another, workspaces included.
@@ -38,8 +38,9 @@ def choose_order(graph: OpGraph, kind: str = "auto") -> Order:
     """Order the operations of a graph.
 
     Args:
-        kind: ``topological``, ``depth-first``, or ``auto`` for the one that holds less memory at its peak; the
-            topological order where both hold the same.
+        kind: ``topological``, ``depth-first``, ``demand`` (see :func:`demand_order`), or ``auto`` for that of the first
+            two that holds less memory at its peak; the topological order where both hold the same. ``demand`` serves
+            plans that recompute, and is not among those that ``auto`` compares.
 
     Raises:
         PlanError: the kind is unknown.
@@ -50,9 +51,9 @@ def choose_order(graph: OpGraph, kind: str = "auto") -> Order:
     if kind != "auto":
         names = makers[kind](graph)
         return Order(kind, "asked for", names, peak_bytes(graph, names))
-    orders = {name: make(graph) for name, make in makers.items()}
-    peaks = {name: peak_bytes(graph, order) for name, order in orders.items()}
     best, other = "topological", "depth-first"
+    orders = {name: makers[name](graph) for name in (best, other)}
+    peaks = {name: peak_bytes(graph, order) for name, order in orders.items()}
     if peaks[other] < peaks[best]:
         best, other = other, best
     reason = "holds {} at its peak, the {} order {}".format(readable(peaks[best]), other, readable(peaks[other]))
@@ -89,7 +90,7 @@ class _Demand:
         self._ops = graph.ops
         position = {op.name: index for index, op in enumerate(graph.ops)}
         self._needs = [[position[name] for name in dependencies(op)] for op in graph.ops]
-        self._followers = [[] for _ in graph.ops]
+        self._followers: List[List[int]] = [[] for _ in graph.ops]
         for index, needs in enumerate(self._needs):
             for other in needs:
                 self._followers[other].append(index)
@@ -101,9 +102,9 @@ class _Demand:
         self._level = self._levels()
         self._waits = [len(needs) for needs in self._needs]
         self._done = [False] * len(graph.ops)
-        self._names = []
+        self._names: List[str] = []
 
-    def run(self):
+    def run(self) -> Tuple[str, ...]:
         self._run_small()
         depth = [0] * len(self._ops)
         for index in self._forward:
@@ -112,7 +113,7 @@ class _Demand:
             self._run_for(start)
         return tuple(self._names)
 
-    def _levels(self):
+    def _levels(self) -> List[int]:
         """How many operations there are, at most, from each until all that follows gives out far less."""
         far = len(self._ops)
         level = [0 if _FAR_LESS * made <= read else far for made, read in zip(self._made, self._read)]
@@ -121,14 +122,14 @@ class _Demand:
                 level[index] = 1 + max(level[other] for other in self._followers[index])
         return level
 
-    def _run_small(self):
+    def _run_small(self) -> None:
         """Run what reads and makes little, and depends on nothing else."""
         most = max(self._made, default=0) // _SMALL
         for index in self._forward:
             if max(self._made[index], self._read[index]) <= most and not self._waits[index]:
                 self._finish(index, False)
 
-    def _run_for(self, start):
+    def _run_for(self, start: int) -> None:
         """Run an operation, and before it what it needs."""
         path = [start]
         while path:
@@ -141,7 +142,7 @@ class _Demand:
             if not self._done[index]:
                 self._finish(index, True)
 
-    def _finish(self, index, follow):
+    def _finish(self, index: int, follow: bool) -> None:
         """Run an operation, and after it what can run now and soon lets go of what it made."""
         open_ops = [index]
         while open_ops:
@@ -161,8 +162,10 @@ class _DepthFirst:
         self._ops = graph.ops
         self._position = {op.name: index for index, op in enumerate(graph.ops)}
         self._root, self._bytes = _roots(graph)
-        self._readers = defaultdict(set)  # storage -> operations that have yet to read it
-        self._followers = [[] for _ in graph.ops]
+        self._readers: DefaultDict[TensorRef, Set[int]] = defaultdict(
+            set
+        )  # storage -> operations that have yet to read it
+        self._followers: List[List[int]] = [[] for _ in graph.ops]
         self._waits = [0] * len(graph.ops)
         for index, op in enumerate(graph.ops):
             for name in dependencies(op):
@@ -172,15 +175,16 @@ class _DepthFirst:
                 self._readers[self._root[ref]].add(index)
         self._kept = {self._root[ref] for ref in graph.fetches}
         self._kept |= {TensorRef(op.name, i) for op in graph.ops if op.persistent for i in range(len(op.outputs))}
-        self._ready_at = {}
-        self._heap = []
+        self._ready_at: Dict[int, int] = {}  # operation -> time, as a count
+        self._heap: List[Tuple[int, int, int]] = []  # keys, operation last
         self._clock = 0
 
-    def run(self):
+    def run(self) -> Tuple[str, ...]:
         for index in reversed(range(len(self._ops))):  # the first of the graph became ready last
             if not self._waits[index]:
                 self._make_ready(index)
-        names, done = [], set()
+        names: List[str] = []
+        done: Set[int] = set()
         while self._heap:
             index = heapq.heappop(self._heap)[-1]
             if index not in done:
@@ -189,17 +193,17 @@ class _DepthFirst:
                 self._finish(index)
         return tuple(names)
 
-    def _make_ready(self, index):
+    def _make_ready(self, index: int) -> None:
         self._ready_at[index] = self._clock
         self._clock += 1
         self._push(index)
 
-    def _push(self, index):
+    def _push(self, index: int) -> None:
         grows = self._growth(index)
         key = (grows, index) if grows < 0 else (0, -self._ready_at[index])
-        heapq.heappush(self._heap, key + (index,))
+        heapq.heappush(self._heap, (*key, index))
 
-    def _growth(self, index):
+    def _growth(self, index: int) -> int:
         """Bytes held after an operation less those held before it; outputs that nothing reads count as freed.
 
         Readers of an alias are readers of its storage, so that an alias with readers keeps it.
@@ -207,11 +211,11 @@ class _DepthFirst:
         op = self._ops[index]
         own = [TensorRef(op.name, i) for i in range(0 if op.persistent else len(op.outputs))]
         made = [ref for ref in own if self._root[ref] == ref and (self._readers[ref] or ref in self._kept)]
-        freed = {self._root[ref] for ref in op.inputs} - self._kept
-        freed = [root for root in freed if self._readers[root] <= {index}]
+        read = {self._root[ref] for ref in op.inputs} - self._kept
+        freed = [root for root in read if self._readers[root] <= {index}]
         return sum(self._bytes[ref] for ref in made) - sum(self._bytes[root] for root in freed)
 
-    def _finish(self, index):
+    def _finish(self, index: int) -> None:
         for root in {self._root[ref] for ref in self._ops[index].inputs}:
             readers = self._readers[root]
             readers.discard(index)
@@ -225,9 +229,11 @@ class _DepthFirst:
                 self._make_ready(follower)
 
 
-def _roots(graph: OpGraph):
+def _roots(graph: OpGraph) -> Tuple[Dict[TensorRef, TensorRef], Dict[TensorRef, int]]:
     """The tensor whose memory each tensor is, aliases followed, and the bytes of those that have their own."""
-    named, root, size = graph.by_name(), {}, {}
+    named = graph.by_name()
+    root: Dict[TensorRef, TensorRef] = {}
+    size: Dict[TensorRef, int] = {}
     for name in stable_order(graph):
         op = named[name]
         for index, output in enumerate(op.outputs):

@@ -6,12 +6,12 @@ loss. The plan is made from the graph before it is run; :func:`to_half_precision
 the type of an operation that is built cannot change. Scaling the loss is left to whoever trains.
 """
 
-from dataclasses import dataclass
-from typing import Iterable, Tuple
+from typing import Any, Iterable, Mapping, Set
 
 from graph_tools.errors import PlanError
-from graph_tools.graph.opgraph import OpGraph, TensorRef, stable_order
+from graph_tools.graph.opgraph import Op, OpGraph, TensorRef, stable_order
 from graph_tools.graph.optypes import type_set
+from graph_tools.plan import PrecisionPlan
 
 HALF_TYPES = ("float16", "bfloat16")
 
@@ -34,23 +34,6 @@ _HEAD = type_set("ArgMax Gather GatherNd GatherV2 Max Mean")
 _DT_FLOAT, _DT = 1, {"float16": 19, "bfloat16": 14}
 
 
-@dataclass(frozen=True)
-class PrecisionPlan:
-    """Which operations compute in half precision.
-
-    Attributes:
-        dtype: ``float16`` or ``bfloat16``.
-        half: names of these operations, in order.
-        lowered: float32 tensors that they read, each cast once.
-        raised: of the half operations, those whose output float32 operations read, or that are fetched.
-    """
-
-    dtype: str
-    half: Tuple[str, ...]
-    lowered: Tuple[TensorRef, ...]
-    raised: Tuple[str, ...]
-
-
 def plan_precision(graph: OpGraph, dtype: str = "float16", keep: Iterable[str] = ()) -> PrecisionPlan:
     """Decide for each operation of a float32 graph.
 
@@ -69,7 +52,8 @@ def plan_precision(graph: OpGraph, dtype: str = "float16", keep: Iterable[str] =
     unknown = sorted(kept - set(named))
     if unknown:
         raise PlanError("the graph has no operation {} to keep in float32; name one that it has".format(unknown[0]))
-    half, entering_head = set(), _entering_head(graph)
+    half: Set[str] = set()
+    entering_head = _entering_head(graph)
     order = stable_order(graph)
     for name in order:
         op = named[name]
@@ -88,17 +72,17 @@ def plan_precision(graph: OpGraph, dtype: str = "float16", keep: Iterable[str] =
     return PrecisionPlan(dtype, names, lowered, tuple(name for name in names if name in raised))
 
 
-def _is_float32(named, ref: TensorRef) -> bool:
+def _is_float32(named: Mapping[str, Op], ref: TensorRef) -> bool:
     return named[ref.op].outputs[ref.index].dtype == "float32"
 
 
-def _entering_head(graph: OpGraph):
+def _entering_head(graph: OpGraph) -> Set[str]:
     """Operations between products whose output a head reads: the map before pooling."""
     named = graph.by_name()
     return {ref.op for op in graph.ops if op.type in _HEAD for ref in op.inputs if named[ref.op].type in _BETWEEN}
 
 
-def to_half_precision(meta, plan: PrecisionPlan):
+def to_half_precision(meta: Any, plan: PrecisionPlan) -> Any:
     """A saved graph with the plan's operations in half precision, to be imported.
 
     An operation whose output float32 operations read, be they of the plan or not, is renamed, and a cast takes its
@@ -150,7 +134,7 @@ def _input_text(ref: TensorRef) -> str:
     return str(ref) if ref.index else ref.op
 
 
-def _add_cast(graph_def, name: str, source: str, before: int, after: int):
+def _add_cast(graph_def: Any, name: str, source: str, before: int, after: int) -> None:
     node = graph_def.node.add()
     node.name, node.op = name, "Cast"
     node.input.append(source)

@@ -35,7 +35,7 @@ class Machine:
     launch_seconds: float = 5e-6
     page_bytes: int = 2 * 2**20
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
             if not (value > 0 or (value == 0 and field.name in ("host_bytes", "launch_seconds"))):

@@ -46,14 +46,14 @@ class Pager:
         """An operation reads or writes all of a storage; absent pages come one after another."""
         return self._fill(storage, 0, self._away.get(storage, 0))
 
-    def bring(self, storage: int) -> Moved:
+    def prefetch(self, storage: int) -> Moved:
         """An explicit copy to the device of the absent pages, or of the last of them where the device is too small."""
         room = self.capacity - self._resident.get(storage, 0)
         if storage in self._resident:
             self._resident.move_to_end(storage)  # its own pages shall not make room for it
         return self._fill(storage, 0, min(self._away.get(storage, 0), room))
 
-    def move_out(self, storage: int) -> Moved:
+    def evict(self, storage: int) -> Moved:
         """An explicit copy of all resident pages to the host."""
         pages = self._resident.pop(storage, 0)
         self._away[storage] = self._away.get(storage, 0) + pages
@@ -61,7 +61,7 @@ class Pager:
         self.free += pages
         return Moved(0, 0, pages)
 
-    def start_on_host(self, storage: int):
+    def start_on_host(self, storage: int) -> None:
         """A storage that is on the host before the step."""
         self._away[storage] = self._pages[storage]
         self.on_host += self._pages[storage]
@@ -73,7 +73,7 @@ class Pager:
         self.on_host -= self._away.pop(storage, 0)
         return pages
 
-    def _fill(self, storage, made, wanted):
+    def _fill(self, storage: int, made: int, wanted: int) -> Moved:
         """Put ``made`` new pages, or ``wanted`` absent ones, of a storage on the device, and all its pages last."""
         need, left = made + wanted, 0
         while need > self.free + left and self._resident:
@@ -94,7 +94,7 @@ class Pager:
         self._away[storage] = self._away.get(storage, 0) - wanted + overflow
         return Moved(need, wanted, left)
 
-    def _leave(self, storage, pages):
+    def _leave(self, storage: int, pages: int) -> None:
         """Count pages as gone to the host; the caller counts the room they leave."""
         if pages == self._resident[storage]:
             del self._resident[storage]

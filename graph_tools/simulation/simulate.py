@@ -2,22 +2,22 @@
 
 from collections import deque
 from dataclasses import dataclass
-from typing import Dict, List, Optional, Tuple
+from typing import Deque, Dict, List, Optional, Sequence, Tuple, Union
 
 from graph_tools.errors import BudgetError
 from graph_tools.graph.lifetimes import Lifetimes, lifetimes, touched_bytes
 from graph_tools.graph.opgraph import OpGraph
-from graph_tools.passes.recompute import with_recomputes
-from graph_tools.plan import Plan
+from graph_tools.graph_edit import with_recomputes
+from graph_tools.plan import Eviction, Plan, Prefetch
 from graph_tools.simulation.machine import Machine
 from graph_tools.simulation.pager import Moved, Pager
 from graph_tools.simulation.pages import small_peak_bytes
-from graph_tools.sizes import readable
+from graph_tools.units import readable
 
 
 @dataclass(frozen=True)
 class Event:
-    """One entry of the timeline, for :mod:`graph_tools.simulation.trace`.
+    """One entry of the timeline, for :mod:`graph_tools.simulation.chrome_trace`.
 
     Attributes:
         track: ``compute``, ``stall``, ``copy in`` or ``copy out``.
@@ -120,7 +120,7 @@ class _Replay:
         self._pager = Pager(capacity, pages)
         self._links = _Links(machine, capacity)
         self._arrival: Dict[int, float] = {}  # when the pages of a prefetched storage are there
-        self._events: List[Event] = [] if record else None
+        self._events: Optional[List[Event]] = [] if record else None
         self._now = self._computed = self._stalled = 0.0
         self._faults = self._in = self._out = 0
         self._peak_device = self._peak_host = 0
@@ -128,25 +128,25 @@ class _Replay:
 
     def run(self) -> Simulation:
         self._place_variables()
-        dies = [[] for _ in self._life.order]
+        dies: List[List[int]] = [[] for _ in self._life.order]
         for number, storage in enumerate(self._life.storages):
             if storage.last < len(dies):
                 dies[storage.last].append(number)
-        incoming, outgoing = self._copies_by_group()
-        position, ends = 0, []
+        incoming, outgoing = self._by_group(self._plan.prefetches), self._by_group(self._plan.evictions)
+        position = 0
+        ends: List[Tuple[float, int, int]] = []
         for number, group in enumerate(self._plan.groups):
             self._group = number
             for copy in outgoing[number]:
-                self._move_out(copy)
+                self._evict(*copy)
             for copy in incoming[number]:
-                self._bring(copy)
+                self._prefetch(*copy)
             for name in group.ops:
                 self._run_op(position, name)
-                for storage in dies[position]:
-                    self._drop(storage)
+                for dead in dies[position]:
+                    self._drop(dead)
                 position += 1
             ends.append((self._now, self._device_bytes(), self._host_bytes()))
-        times, on_device, on_host = zip(*ends) if ends else ((), (), ())
         page = self._machine.page_bytes
         return Simulation(
             seconds=self._now,
@@ -157,13 +157,13 @@ class _Replay:
             on_demand_bytes=self._faults * page,
             peak_device_bytes=self._peak_device,
             peak_host_bytes=self._peak_host,
-            group_ends=times,
-            group_device_bytes=on_device,
-            group_host_bytes=on_host,
+            group_ends=tuple(end for end, _, _ in ends),
+            group_device_bytes=tuple(device for _, device, _ in ends),
+            group_host_bytes=tuple(host for _, _, host in ends),
             events=tuple(self._events or ()),
         )
 
-    def _check_variables(self):
+    def _check_variables(self) -> None:
         held = sum(storage.bytes for storage in self._life.storages if storage.made < 0)
         if held > self._machine.device_bytes:
             raise BudgetError(
@@ -171,7 +171,7 @@ class _Replay:
                 "smaller".format(readable(held), readable(self._machine.device_bytes))
             )
 
-    def _place_variables(self):
+    def _place_variables(self) -> None:
         for number, storage in enumerate(self._life.storages):
             if storage.made < 0 and self._pages[number]:
                 if self._pages[number] <= self._pager.free:
@@ -180,25 +180,20 @@ class _Replay:
                     self._pager.start_on_host(number)
         self._check_room("the start")
 
-    def _copies_by_group(self):
-        """Storages to bring and to move out at the start of each group."""
-        by_group = []
-        for copies in (self._plan.prefetches, self._plan.evictions):
-            found = [[] for _ in self._plan.groups]
-            for copy in copies:
-                found[copy.during].append((self._life.holder[copy.tensor], str(copy.tensor)))
-            by_group.append(found)
-        return by_group
+    def _by_group(self, copies: Sequence[Union[Prefetch, Eviction]]) -> List[List[Tuple[int, str]]]:
+        """Storages to copy at the start of each group, with the names of their tensors."""
+        found: List[List[Tuple[int, str]]] = [[] for _ in self._plan.groups]
+        for copy in copies:
+            found[copy.during].append((self._life.holder[copy.tensor], str(copy.tensor)))
+        return found
 
-    def _move_out(self, copy):
-        number, name = copy
-        self._make_room(self._pager.move_out(number), name)
+    def _evict(self, number: int, name: str) -> None:
+        self._make_room(self._pager.evict(number), name)
 
-    def _bring(self, copy):
-        number, name = copy
+    def _prefetch(self, number: int, name: str) -> None:
         if not self._pages[number]:
             return
-        moved = self._pager.bring(number)
+        moved = self._pager.prefetch(number)
         self._in += moved.came
         there = self._make_room(moved, name)
         if moved.came:
@@ -213,7 +208,7 @@ class _Replay:
         self._check_room(name)
         return self._links.take(moved.taken, self._now)
 
-    def _run_op(self, position, name):
+    def _run_op(self, position: int, name: str) -> None:
         machine, begin = self._machine, self._now
         used = self._life.touches[position] + (self._first_workspace + position,)
         start, came = begin, 0
@@ -237,18 +232,18 @@ class _Replay:
         self._note("stall", name, begin, stall)
         self._note("compute", name, begin + stall, compute)
 
-    def _drop(self, number):
+    def _drop(self, number: int) -> None:
         if self._pages[number]:
             self._links.release(self._pager.drop(number))
             self._arrival.pop(number, None)
 
-    def _device_bytes(self):
+    def _device_bytes(self) -> int:
         return (self._pager.capacity - self._pager.free + self._reserve) * self._machine.page_bytes
 
-    def _host_bytes(self):
+    def _host_bytes(self) -> int:
         return self._pager.on_host * self._machine.page_bytes
 
-    def _check_room(self, name):
+    def _check_room(self, name: str) -> None:
         self._peak_device = max(self._peak_device, self._device_bytes())
         self._peak_host = max(self._peak_host, self._host_bytes())
         if self._host_bytes() > self._machine.host_bytes:
@@ -259,7 +254,7 @@ class _Replay:
                 )
             )
 
-    def _note(self, track, name, start, seconds):
+    def _note(self, track: str, name: str, start: float, seconds: float) -> None:
         if self._events is not None and seconds > 0:
             self._events.append(Event(track, name, start, seconds, self._group))
 
@@ -275,9 +270,9 @@ class _Links:
         self._seconds_per_page = machine.page_bytes / machine.copy_rate
         self._in_free = self._out_free = 0.0
         self._usable = free
-        self._leaving = deque()  # (when they have left, pages)
+        self._leaving: Deque[Tuple[float, int]] = deque()  # (when they have left, pages)
 
-    def send(self, pages: int, now: float):
+    def send(self, pages: int, now: float) -> Tuple[float, float]:
         """Pages leave the device; returns start and length of the copy."""
         start, seconds = max(self._out_free, now), pages * self._seconds_per_page
         if pages:
@@ -285,14 +280,14 @@ class _Links:
             self._leaving.append((self._out_free, pages))
         return start, seconds
 
-    def receive(self, pages: int, now: float):
+    def receive(self, pages: int, now: float) -> Tuple[float, float]:
         """Pages come to the device; returns start and length of the copy."""
         start, seconds = max(self._in_free, now), pages * self._seconds_per_page
         if pages:
             self._in_free = start + seconds
         return start, seconds
 
-    def release(self, pages: int):
+    def release(self, pages: int) -> None:
         """Pages became free because nobody needs them any more."""
         self._usable += pages
 

@@ -9,7 +9,7 @@ operations that have no control edges.
 
 import gc
 from dataclasses import dataclass
-from typing import Callable, Dict, List, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple, Union
 
 import tensorflow.compat.v1 as tf
 from tensorflow.core.protobuf import rewriter_config_pb2
@@ -18,14 +18,14 @@ from tensorflow.python.client.session import BaseSession
 from graph_tools.errors import EditError, PlanError
 from graph_tools.graph.opgraph import TensorRef
 from graph_tools.graph.optypes import is_free
-from graph_tools.passes.recompute import copied_ref, copies_by_op, copy_name
-from graph_tools.plan import Eviction, Plan
+from graph_tools.graph_edit import copied_ref, copies_by_op, copy_name
+from graph_tools.plan import Eviction, Plan, Prefetch
 
 SCOPE = "graph_tools"
 
 # Makes the operation that copies a tensor, under the name given; its result is not used.
 CopyFactory = Callable[[tf.Tensor, str], tf.Operation]
-# Makes what stands for a tensor that was moved out, from what the factory of the move gave, the tensor, and a name.
+# Makes what stands for an evicted tensor, from what the factory of its eviction gave, the tensor, and a name.
 ReturnFactory = Callable[[tf.Tensor, tf.Tensor, str], tf.Tensor]
 
 
@@ -70,7 +70,7 @@ def apply(
         make_prefetch: called as ``make_prefetch(tensor, name)`` for each copy to the device, in the graph and under
             the control dependency that holds it back.
         make_eviction: the same for each copy to the host.
-        make_return: where memory does not page: called as ``make_return(moved, tensor, name)`` with what
+        make_return: where memory does not page: called as ``make_return(evicted, tensor, name)`` with what
             ``make_eviction`` gave, for what the groups that need an evicted tensor read in its place. It runs during
             the group before, and nothing refers to the tensor itself meanwhile.
 
@@ -122,7 +122,7 @@ def session_config(base: Optional[tf.ConfigProto] = None) -> tf.ConfigProto:
     return config
 
 
-def _check_editable(graph: tf.Graph):
+def _check_editable(graph: tf.Graph) -> None:
     """TensorFlow keeps no list of a graph's sessions in Python, and a session keeps nothing once it is closed."""
     if graph.finalized:
         raise EditError("the graph is finalized; apply the plan before that")
@@ -136,7 +136,7 @@ def _check_editable(graph: tf.Graph):
             )
 
 
-def _check_plan(graph: tf.Graph, plan: Plan):
+def _check_plan(graph: tf.Graph, plan: Plan) -> None:
     known = {op.name: op for op in graph.get_operations()}
     if barrier_name(0) in known:
         raise PlanError("a plan was applied to this graph before; build it again")
@@ -155,7 +155,8 @@ def _check_plan(graph: tf.Graph, plan: Plan):
                         name, other.name
                     )
                 )
-    for copy in plan.prefetches + plan.evictions:
+    planned: Tuple[Union[Prefetch, Eviction], ...] = plan.prefetches + plan.evictions
+    for copy in planned:
         op = known.get(copy.tensor.op)
         if copy.tensor.op not in copies and (op is None or copy.tensor.index >= len(op.outputs)):
             raise PlanError(
@@ -171,7 +172,12 @@ class _Editor:
         self._barriers: List[tf.Operation] = []
         self._gates_of: Dict[str, List[Tuple[int, tf.Operation]]] = {}  # tensor -> gates with their groups
 
-    def run(self, make_prefetch, make_eviction, make_return) -> EditReport:
+    def run(
+        self,
+        make_prefetch: Optional[CopyFactory],
+        make_eviction: Optional[CopyFactory],
+        make_return: Optional[ReturnFactory],
+    ) -> EditReport:
         recomputed = self._recompute()
         for number in range(len(self._plan.groups)):
             members = self._members(number)
@@ -181,8 +187,8 @@ class _Editor:
         return EditReport(
             barriers=len(self._barriers),
             gates=self._gates,
-            prefetches=self._copy(self._plan.prefetches, make_prefetch, prefetch_name),
-            evictions=self._copy(self._plan.evictions, make_eviction, eviction_name, make_return),
+            prefetches=self._prefetch(make_prefetch),
+            evictions=self._evict(make_eviction, make_return),
             recomputed=recomputed,
             control_edges=self._edges,  # counted last: copies add some
         )
@@ -197,9 +203,10 @@ class _Editor:
         ops = [self._op(name) for name in self._plan.groups[number].ops]
         return [op for op in ops if not is_free(op.type, op.inputs[0].op.type if len(op.inputs) else "")]
 
-    def _hold_back(self, members: Sequence[tf.Operation], group: int):
+    def _hold_back(self, members: Sequence[tf.Operation], group: int) -> None:
         """Let no operation of a group start before the barrier of the group before."""
-        inside, gates, barrier = set(members), {}, self._barriers[group - 1]
+        inside, barrier = set(members), self._barriers[group - 1]
+        gates: Dict[str, tf.Tensor] = {}
         for op in members:
             held = any(other in inside for other in op.control_inputs)
             for index, tensor in enumerate(op.inputs):
@@ -230,39 +237,52 @@ class _Editor:
         self._add_edges(barrier, [op for op in members if op not in followed] + self._barriers[-1:])
         return barrier
 
-    def _add_edges(self, op: tf.Operation, sources: List[tf.Operation]):
+    def _add_edges(self, op: tf.Operation, sources: List[tf.Operation]) -> None:
         op._add_control_inputs(sources)
         self._edges += len(sources)
 
-    def _copy(
-        self, copies, factory: Optional[CopyFactory], name_of, make_return: Optional[ReturnFactory] = None
-    ) -> int:
-        """Add copies: each waits for the group before the one that it runs during, whose barrier waits for it."""
+    def _prefetch(self, factory: Optional[CopyFactory]) -> int:
         if factory is None:
             return 0
-        for number, copy in enumerate(copies):
-            before = self._barriers[copy.during - 1 : copy.during] if copy.during else []
-            with tf.control_dependencies(before):
-                moved = factory(self._tensor(copy.tensor), name_of(number))
-            made = getattr(moved, "op", moved)
-            if make_return is not None:
-                self._return(number, copy, moved, make_return)
-            self._edges += len(before)
-            # a factory may have cleared the dependencies it was called under
-            made._add_control_inputs([barrier for barrier in before if barrier not in made.control_inputs])
-            self._add_edges(self._barriers[copy.during], [made])
-        return len(copies)
+        for number, copy in enumerate(self._plan.prefetches):
+            self._copy(copy, factory, prefetch_name(number))
+        return len(self._plan.prefetches)
 
-    def _return(self, number: int, copy: Eviction, moved: tf.Tensor, make_return: ReturnFactory):
+    def _evict(self, factory: Optional[CopyFactory], make_return: Optional[ReturnFactory]) -> int:
+        if factory is None:
+            return 0
+        for number, copy in enumerate(self._plan.evictions):
+            evicted = self._copy(copy, factory, eviction_name(number))
+            if make_return is not None:
+                self._return(number, copy, evicted, make_return)
+        return len(self._plan.evictions)
+
+    def _copy(self, copy: Union[Prefetch, Eviction], factory: CopyFactory, name: str) -> Any:
+        """Add a copy: it waits for the group before the one that it runs during, whose barrier waits for it."""
+        before = self._barrier_before(copy.during)
+        with tf.control_dependencies(before):
+            copied = factory(self._tensor(copy.tensor), name)
+        made = getattr(copied, "op", copied)
+        self._edges += len(before)
+        # a factory may have cleared the dependencies it was called under
+        made._add_control_inputs([barrier for barrier in before if barrier not in made.control_inputs])
+        self._add_edges(self._barriers[copy.during], [made])
+        return copied
+
+    def _return(self, number: int, copy: Eviction, evicted: tf.Tensor, make_return: ReturnFactory) -> None:
         """Let the groups that need an evicted tensor, and those after them, read what comes back."""
-        tensor, before = self._tensor(copy.tensor), self._barriers[copy.needed_by - 2]
-        with tf.control_dependencies([before]):
-            back = make_return(moved, tensor, return_name(number))
-        self._edges += 1
+        tensor, before = self._tensor(copy.tensor), self._barrier_before(copy.needed_by - 1)
+        with tf.control_dependencies(before):
+            back = make_return(evicted, tensor, return_name(number))
+        self._edges += len(before)
         self._add_edges(self._barriers[copy.needed_by - 1], [back.op])
         for group, gate in self._gates_of.get(tensor.name, []):
             if group >= copy.needed_by:
                 gate._update_input(0, back)
+
+    def _barrier_before(self, group: int) -> List[tf.Operation]:
+        """The barrier that a group waits for; the first waits for none."""
+        return self._barriers[group - 1 : group] if group else []
 
     def _recompute(self) -> int:
         """Import copies of operations, and let their readers read those."""
@@ -279,8 +299,9 @@ class _Editor:
             count += len(item.ops)
         return count
 
-    def _import_copies(self, number: int, names: Sequence[str], copies: Dict[str, int]):
-        definition, outside = tf.GraphDef(), {}
+    def _import_copies(self, number: int, names: Sequence[str], copies: Dict[str, int]) -> None:
+        definition = tf.GraphDef()
+        outside: Dict[str, tf.Tensor] = {}
         # else the whole graph would count as one of an old TensorFlow, where a placeholder of shape () has any shape
         definition.versions.CopyFrom(self._graph.graph_def_versions)
         for name in names:

@@ -4,7 +4,7 @@ So the graph may hold tensors that no machine can hold, or no kernel can index: 
 """
 
 import warnings
-from typing import Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterable, Mapping, Optional, Sequence, Set, Tuple, Union
 
 import tensorflow.compat.v1 as tf
 from google.protobuf import text_format
@@ -88,7 +88,7 @@ def default_fetches(meta: tf.MetaGraphDef) -> Tuple[str, ...]:
     return tuple(meta.collection_def["train_op"].node_list.value) if "train_op" in meta.collection_def else ()
 
 
-def _parse_binary(data: bytes):
+def _parse_binary(data: bytes) -> Optional[tf.MetaGraphDef]:
     meta = tf.MetaGraphDef()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # protobuf 3 warns of some broken files instead of refusing them
@@ -99,7 +99,7 @@ def _parse_binary(data: bytes):
     return meta
 
 
-def _parse_text(data: bytes):
+def _parse_text(data: bytes) -> Optional[tf.MetaGraphDef]:
     meta = tf.MetaGraphDef()
     try:
         text_format.Parse(data.decode("utf-8"), meta)
@@ -127,7 +127,7 @@ def _import(meta: tf.MetaGraphDef, shapes: Dict[str, Sequence[int]]) -> tf.Graph
     return graph
 
 
-def _find(graph: tf.Graph, fetch: Fetch):
+def _find(graph: tf.Graph, fetch: Fetch) -> Union[tf.Tensor, tf.Operation]:
     """The tensor or operation that a fetch means; for a variable the tensor that ``session.run`` would give."""
     try:
         return graph.as_graph_element(fetch, allow_tensor=True, allow_operation=True)
@@ -138,9 +138,10 @@ def _find(graph: tf.Graph, fetch: Fetch):
         ) from error
 
 
-def _needed(targets) -> set:
+def _needed(targets: Iterable[Union[tf.Tensor, tf.Operation]]) -> Set[tf.Operation]:
     """Operations that must run for some tensors and operations."""
-    needed, open_ops = set(), [getattr(target, "op", target) for target in targets]
+    needed: Set[tf.Operation] = set()
+    open_ops = [getattr(target, "op", target) for target in targets]
     while open_ops:
         op = open_ops.pop()
         if op not in needed:
@@ -183,15 +184,19 @@ def _tensor_bytes(tensor: tf.Tensor) -> int:
     if tensor.dtype.base_dtype.as_datatype_enum in _WITHOUT_SIZE:
         return 0
     if tensor.op.type in _AXES:
-        return max(elements(_shape(shape)) for shape in tensor.op.inputs) * tensor.dtype.base_dtype.size
-    return elements(_shape(tensor)) * tensor.dtype.base_dtype.size
+        return max(elements(_shape(shape)) for shape in tensor.op.inputs) * _item_bytes(tensor.dtype)
+    return elements(_shape(tensor)) * _item_bytes(tensor.dtype)
+
+
+def _item_bytes(dtype: tf.DType) -> int:
+    return int(dtype.base_dtype.size)
 
 
 def _handle_bytes(op: tf.Operation) -> int:
     shape, dtype = tf.TensorShape(op.get_attr("shape")), tf.as_dtype(op.get_attr("dtype"))
     if not shape.is_fully_defined():
         raise UnknownSizeError("the shape of variable {} is not known before the run; declare it".format(op.name))
-    return elements(tuple(shape.as_list())) * dtype.size
+    return elements(tuple(shape.as_list())) * _item_bytes(dtype)
 
 
 def _shape(tensor: tf.Tensor) -> Shape:
@@ -232,14 +237,13 @@ def _known(tensor: tf.Tensor) -> Shape:
     return tuple(tensor.shape.as_list()) if tensor.shape.is_fully_defined() else ()
 
 
-def _attribute(op: tf.Operation, name: str, default):
+def _attribute(op: tf.Operation, name: str, default: Any) -> Any:
     return op.get_attr(name) if name in op.node_def.attr else default
 
 
 def _is_pure(op: tf.Operation) -> bool:
     """Whether an operation is a function of its inputs that can be computed again."""
-    definition: List = list(op.op_def.input_arg)
-    writes = any(argument.is_ref for argument in definition)
+    writes = any(argument.is_ref for argument in op.op_def.input_arg)
     if op.type in PERSISTENT or op.type in _READS_ONLY:
         return True
     return not (op.op_def.is_stateful or writes or op.type in FED)

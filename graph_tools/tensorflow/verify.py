@@ -2,16 +2,18 @@
 
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import Dict, List, NamedTuple, Tuple
+from typing import Any, DefaultDict, Dict, List, Mapping, NamedTuple, Sequence, Tuple, Union
 
 import tensorflow.compat.v1 as tf
 
 from graph_tools.errors import PlanError
 from graph_tools.graph.optypes import is_free
-from graph_tools.plan import Plan
+from graph_tools.plan import Eviction, Plan, Prefetch
 from graph_tools.tensorflow.apply import eviction_name, prefetch_name
 
-_SHOWN = 5
+# Operations of a group that are there, by group, and copies of the plan with the names of their operations.
+_Members = Sequence[Sequence[str]]
+_Copies = Sequence[Tuple[str, Union[Prefetch, Eviction]]]
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,9 @@ class VerifyReport:
         vanished: operations of the plan that Grappler folded, fused or pruned; nothing can be said about them.
         copies: prefetches and evictions that were checked.
         overlapped: of these, those that started while operations of their group were still to end.
-        violations: sentences, in order; none where the plan was kept.
+        edge_violations: sentences: what the edges of the graph that ran allow to run at another time than planned.
+        time_violations: sentences: what did run at another time, by the recorded times. These are the system's, so
+            that a clock that is set during the run shows here although the plan was kept.
     """
 
     groups: int
@@ -32,9 +36,15 @@ class VerifyReport:
     vanished: int
     copies: int
     overlapped: int
-    violations: Tuple[str, ...]
+    edge_violations: Tuple[str, ...] = ()
+    time_violations: Tuple[str, ...] = ()
 
-    def check(self):
+    @property
+    def violations(self) -> Tuple[str, ...]:
+        """All of them; none where the plan was kept."""
+        return self.edge_violations + self.time_violations
+
+    def check(self) -> None:
         """Raise where the plan was not kept.
 
         Raises:
@@ -65,8 +75,7 @@ def verify(plan: Plan, metadata: tf.RunMetadata) -> VerifyReport:
 
     On the graph after Grappler: every operation of a group has all of the group before among its ancestors. On the
     recorded times: no operation starts before the last of the group before has ended; each prefetch and eviction starts
-    after the group before its own has ended, and before the group after its own starts. TensorFlow records the system's
-    time, so that a clock that is set during the run shows as a violation of times, though not of edges.
+    after the group before its own has ended, and before the group after its own starts.
 
     Raises:
         PlanError: the metadata hold no partition graphs or no times.
@@ -78,15 +87,26 @@ def verify(plan: Plan, metadata: tf.RunMetadata) -> VerifyReport:
     members = [[name for name in group.ops if name in nodes and not _is_free(nodes, name)] for group in plan.groups]
     checked = sum(map(len, members))
     vanished = sum(name not in nodes for group in plan.groups for name in group.ops)
-    copies = [(prefetch_name(n), copy) for n, copy in enumerate(plan.prefetches)]
-    copies += [(eviction_name(n), copy) for n, copy in enumerate(plan.evictions)]
-    copies = [(name, copy) for name, copy in copies if name in nodes]
+    copies = [(name, copy) for name, copy in _named_copies(plan) if name in nodes]
     late, overlapped = _check_copies(members, copies, times)
-    violations = _check_edges(nodes, members) + _check_times(members, times) + late
-    return VerifyReport(len(plan.groups), checked, vanished, len(copies), overlapped, tuple(violations))
+    return VerifyReport(
+        groups=len(plan.groups),
+        ops=checked,
+        vanished=vanished,
+        copies=len(copies),
+        overlapped=overlapped,
+        edge_violations=tuple(_check_edges(nodes, members)),
+        time_violations=tuple(_check_times(members, times) + late),
+    )
 
 
-def _is_free(nodes, name) -> bool:
+def _named_copies(plan: Plan) -> _Copies:
+    """Copies of a plan with the names of their operations."""
+    prefetches = [(prefetch_name(number), copy) for number, copy in enumerate(plan.prefetches)]
+    return [*prefetches, *((eviction_name(number), copy) for number, copy in enumerate(plan.evictions))]
+
+
+def _is_free(nodes: Mapping[str, Any], name: str) -> bool:
     node = nodes[name]
     first = _input_name(node.input[0]) if node.input else ""
     return is_free(node.op, nodes[first].op if first in nodes else "")
@@ -96,7 +116,7 @@ def _input_name(text: str) -> str:
     return text.lstrip("^").split(":")[0]
 
 
-def _times(metadata) -> Dict[str, Interval]:
+def _times(metadata: tf.RunMetadata) -> Dict[str, Interval]:
     """When operations ran on the devices that own them; entries of libraries and copies of streams are left out."""
     times = {}
     for device in metadata.step_stats.dev_stats:
@@ -107,10 +127,10 @@ def _times(metadata) -> Dict[str, Interval]:
     return times
 
 
-def _edges(nodes) -> Dict[str, List[str]]:
+def _edges(nodes: Mapping[str, Any]) -> Dict[str, List[str]]:
     """Sources of each node; what one device receives comes from where another sends it."""
     senders = {node.attr["tensor_name"].s: node.name for node in nodes.values() if node.op in ("_Send", "_HostSend")}
-    sources = {}
+    sources: Dict[str, List[str]] = {}
     for name, node in nodes.items():
         sources[name] = [_input_name(text) for text in node.input if _input_name(text) in nodes]
         if node.op in ("_Recv", "_HostRecv") and node.attr["tensor_name"].s in senders:
@@ -118,7 +138,7 @@ def _edges(nodes) -> Dict[str, List[str]]:
     return sources
 
 
-def _check_edges(nodes, members) -> List[str]:
+def _check_edges(nodes: Mapping[str, Any], members: _Members) -> List[str]:
     """Operations that do not have all of the group before among their ancestors.
 
     Each node carries the last group of which, and of all before, it has every operation among its ancestors and itself,
@@ -127,7 +147,8 @@ def _check_edges(nodes, members) -> List[str]:
     group_of = {name: number for number, names in enumerate(members) for name in names}
     bit = {name: 1 << index for names in members for index, name in enumerate(names)}
     full = [(1 << len(names)) - 1 for names in members]
-    sources, found = _edges(nodes), []
+    sources = _edges(nodes)
+    found: List[str] = []
     state: Dict[str, Tuple[int, int]] = {}
     for name in _topological(sources):
         done = max((state[source][0] for source in sources[name]), default=-1)
@@ -151,9 +172,9 @@ def _complete(done: int, part: int, full: List[int]) -> Tuple[int, int]:
     return done, part
 
 
-def _topological(sources) -> List[str]:
+def _topological(sources: Mapping[str, Sequence[str]]) -> List[str]:
     waits = {name: len(set(others)) for name, others in sources.items()}
-    followers = defaultdict(list)
+    followers: DefaultDict[str, List[str]] = defaultdict(list)
     for name, others in sources.items():
         for other in set(others):
             followers[other].append(name)
@@ -166,9 +187,10 @@ def _topological(sources) -> List[str]:
     return order
 
 
-def _spans(members, times) -> List[Interval]:
+def _spans(members: _Members, times: Mapping[str, Interval]) -> List[Interval]:
     """First start and last end of each group; a group of which nothing was recorded takes no time."""
-    spans, last = [], 0
+    spans: List[Interval] = []
+    last = 0
     for names in members:
         ran = [times[name] for name in names if name in times]
         first = min((interval.start for interval in ran), default=last)
@@ -177,16 +199,19 @@ def _spans(members, times) -> List[Interval]:
     return spans
 
 
-def _check_times(members, times) -> List[str]:
-    spans, found = _spans(members, times), []
+def _check_times(members: _Members, times: Mapping[str, Interval]) -> List[str]:
+    spans = _spans(members, times)
+    found: List[str] = []
     for number in range(1, len(spans)):
         if spans[number].start < spans[number - 1].end:
             found.append("group {} started before group {} had ended".format(number, number - 1))
     return found
 
 
-def _check_copies(members, copies, times) -> Tuple[List[str], int]:
-    spans, found, overlapped = _spans(members, times), [], 0
+def _check_copies(members: _Members, copies: _Copies, times: Mapping[str, Interval]) -> Tuple[List[str], int]:
+    spans = _spans(members, times)
+    found: List[str] = []
+    overlapped = 0
     for name, copy in copies:
         if name not in times:
             found.append("{} did not run".format(name))

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from whole_slide_cnn.augment import AugmentedCanvas, Draw, augmented, draw
+from whole_slide_cnn.augment import AugmentedCanvas, TransformParameters, augmented, sample_parameters
 from whole_slide_cnn.augment import canvas as canvas_module
 from whole_slide_cnn.augment import source as source_module
 from whole_slide_cnn.augment.canvas import TILE, WORKING_BYTES, array_module
-from whole_slide_cnn.augment.draws import PRESETS, Ranges
+from whole_slide_cnn.augment.parameters import PRESETS, Ranges
 from whole_slide_cnn.augment.source import BLOCK, CACHE_BYTES
 from whole_slide_cnn.config import Augmentation
 from whole_slide_cnn.errors import ConfigError, SlideError
@@ -67,7 +67,9 @@ def test_any_two_windows_agree_with_each_other_and_with_the_whole(picture, size,
 
 def test_windows_of_a_large_canvas_agree():
     """Far from the origin, where a map that starts anew in each window rounds otherwise."""
-    canvas = AugmentedCanvas(Checkers("C", Size(75000, 74999)), Draw(angle=29.7, shift=(0.011, -0.017), hue=13.0))
+    canvas = AugmentedCanvas(
+        Checkers("C", Size(75000, 74999)), TransformParameters(angle=29.7, shift=(0.011, -0.017), hue=13.0)
+    )
     base = Window(52000, 61000, 700, 650)
     expected = canvas.read(base)
     assert len(np.unique(expected)) > 50
@@ -81,8 +83,8 @@ def test_windows_of_a_large_canvas_agree():
 
 def test_threads_that_read_at_once_see_the_same(picture):
     source = ArrayCanvas(picture(211, 187))
-    canvas = AugmentedCanvas(source, draw(PRESETS["paper_2021"], 0, 5))
-    expected = whole(AugmentedCanvas(source, canvas.draw))
+    canvas = AugmentedCanvas(source, sample_parameters(PRESETS["paper_2021"], 0, 5))
+    expected = whole(AugmentedCanvas(source, canvas.parameters))
     random = np.random.RandomState(1)
     corners = [(random.randint(0, 150), random.randint(0, 130)) for _ in range(60)]
     windows = [Window(top, left, 61, 57) for top, left in corners]
@@ -96,7 +98,7 @@ def test_threads_that_read_at_once_see_the_same(picture):
 def test_blank_blocks_hold_nothing_but_the_blank_colour(picture, size, preset, position, seed):
     size = tuple(3 * side for side in size)
     pixels = picture(*size, seed=seed)
-    canvas = AugmentedCanvas(ArrayCanvas(pixels), draw(PRESETS[preset], seed, position))
+    canvas = AugmentedCanvas(ArrayCanvas(pixels), sample_parameters(PRESETS[preset], seed, position))
     found, blank = whole(canvas), canvas.blank_blocks()
     assert blank.shape == tuple(-(-side // 32) for side in size)
     for row, column in zip(*np.nonzero(blank)):
@@ -108,10 +110,10 @@ def test_blank_blocks_are_found_without_reading(picture):
     source = CountingCanvas(picture(300, 300))
     blank = source.blank_blocks()
     source.pixels = 0
-    canvas = AugmentedCanvas(source, Draw(angle=20.0))
+    canvas = AugmentedCanvas(source, TransformParameters(angle=20.0))
     assert 0 < canvas.blank_blocks().sum() < blank.size and source.pixels == 0
-    np.testing.assert_array_equal(AugmentedCanvas(source, Draw(contrast=0.5)).blank_blocks(), blank)
-    flipped = AugmentedCanvas(CountingCanvas(picture(320, 320)), Draw(flip_rows=True))
+    np.testing.assert_array_equal(AugmentedCanvas(source, TransformParameters(contrast=0.5)).blank_blocks(), blank)
+    flipped = AugmentedCanvas(CountingCanvas(picture(320, 320)), TransformParameters(flip_rows=True))
     np.testing.assert_array_equal(flipped.blank_blocks(), flipped.source.blank_blocks()[::-1])
 
 
@@ -120,7 +122,7 @@ def test_blank_blocks_are_found_without_reading(picture):
 def test_flips_are_those_of_numpy(picture, size, seed, flips):
     pixels = picture(*size, seed=seed)
     expected = pixels[:: -1 if flips[0] else 1, :: -1 if flips[1] else 1]
-    canvas = AugmentedCanvas(ArrayCanvas(pixels), Draw(flip_rows=flips[0], flip_columns=flips[1]))
+    canvas = AugmentedCanvas(ArrayCanvas(pixels), TransformParameters(flip_rows=flips[0], flip_columns=flips[1]))
     np.testing.assert_array_equal(whole(canvas), expected)
 
 
@@ -128,13 +130,13 @@ def test_flips_are_those_of_numpy(picture, size, seed, flips):
 @given(side=st.integers(1, 100), turns=st.integers(-2, 2), flip=st.booleans(), seed=st.integers(0, 50))
 def test_quarter_turns_are_those_of_numpy(picture, side, turns, flip, seed):
     pixels = picture(side, side, seed=seed)
-    canvas = AugmentedCanvas(ArrayCanvas(pixels), Draw(flip_rows=flip, angle=90.0 * turns))
+    canvas = AugmentedCanvas(ArrayCanvas(pixels), TransformParameters(flip_rows=flip, angle=90.0 * turns))
     np.testing.assert_array_equal(whole(canvas), np.rot90(pixels[::-1] if flip else pixels, turns))
 
 
 def test_shifts_move_down_and_right(picture):
     pixels = picture(40, 80)
-    found = whole(AugmentedCanvas(ArrayCanvas(pixels), Draw(shift=(0.1, 0.05))))
+    found = whole(AugmentedCanvas(ArrayCanvas(pixels), TransformParameters(shift=(0.1, 0.05))))
     expected = np.full_like(pixels, 255)
     expected[4:, 4:] = pixels[:-4, :-4]
     np.testing.assert_array_equal(found, expected)
@@ -144,7 +146,7 @@ def test_no_change_is_the_canvas_itself_or_its_pixels(picture):
     source = ArrayCanvas(picture(50, 41))
     assert augmented(source, Augmentation(), 0, 0) is source
     assert augmented(source, Augmentation(preset="paper_2021", **NEUTRAL), 0, 0) is source
-    canvas = AugmentedCanvas(source, Draw())
+    canvas = AugmentedCanvas(source, TransformParameters())
     np.testing.assert_array_equal(whole(canvas), whole(source))
     np.testing.assert_array_equal(canvas.blank_blocks(), source.blank_blocks())
     assert (canvas.blank_colour == 255).all()
@@ -174,7 +176,7 @@ def test_padding_outside_and_blank_have_one_colour(preset, colour):
 def test_what_cupy_runs_gives_the_same_pixels_on_numpy(preset, picture, other_module):
     source = ArrayCanvas(picture(130, 97))
     for position in range(4):
-        drawn = draw(PRESETS[preset], 2, position)
+        drawn = sample_parameters(PRESETS[preset], 2, position)
         canvas, other = AugmentedCanvas(source, drawn), AugmentedCanvas(source, drawn, other_module)
         np.testing.assert_array_equal(whole(other), whole(canvas))
         np.testing.assert_array_equal(other.blank_colour, canvas.blank_colour)
@@ -188,7 +190,7 @@ def test_cupy_differs_by_at_most_one_grey_level(picture):
     source = ArrayCanvas(picture(700, 650))
     for preset in RANDOM_PRESETS:
         for position in range(3):
-            drawn = draw(PRESETS[preset], 2, position)
+            drawn = sample_parameters(PRESETS[preset], 2, position)
             found, expected = (whole(AugmentedCanvas(source, drawn, xp)).astype(int) for xp in (cupy, np))
             assert np.abs(found - expected).max() <= 1
 
@@ -207,7 +209,7 @@ def test_memory_of_a_read_does_not_grow_with_the_window(monkeypatch):
     source = ArrayCanvas(np.broadcast_to(line, (6000, 6000, 3)))
     monkeypatch.setattr(source_module, "_CACHE", BlockCache(0))
     for preset in ("reference_2021", "paper_2022"):
-        canvas = AugmentedCanvas(source, dataclasses.replace(draw(PRESETS[preset], 0, 1), angle=45.0))
+        canvas = AugmentedCanvas(source, dataclasses.replace(sample_parameters(PRESETS[preset], 0, 1), angle=45.0))
         peaks = []
         for side in (800, 2000):
             canvas.read(Window(2000, 2000, 10, 10))
@@ -221,13 +223,15 @@ def test_memory_of_a_read_does_not_grow_with_the_window(monkeypatch):
 
 def test_only_blocks_that_a_window_needs_are_read():
     source = CountingCanvas(np.zeros((2048, 2048, 3), np.uint8))
-    AugmentedCanvas(source, Draw(angle=45.0)).read(Window(924, 924, 200, 200))
+    AugmentedCanvas(source, TransformParameters(angle=45.0)).read(Window(924, 924, 200, 200))
     assert source.pixels == (2 * BLOCK) ** 2
     source.pixels = 0
-    AugmentedCanvas(source, Draw(flip_rows=True)).read(Window(BLOCK, 0, BLOCK, 2 * BLOCK))
+    AugmentedCanvas(source, TransformParameters(flip_rows=True)).read(Window(BLOCK, 0, BLOCK, 2 * BLOCK))
     assert source.pixels == 2 * BLOCK**2
     source.pixels = 0
-    AugmentedCanvas(source, Draw(angle=45.0)).read(Window(0, 0, 200, 200))  # a corner that turns out of the slide
+    AugmentedCanvas(source, TransformParameters(angle=45.0)).read(
+        Window(0, 0, 200, 200)
+    )  # a corner that turns out of the slide
     assert source.pixels == 0
 
 
@@ -235,21 +239,23 @@ def test_most_pixels_are_read_once_and_blank_blocks_never():
     pixels = np.full((2048, 2048, 3), 255, np.uint8)
     pixels[700:1300, 600:1400] = 0
     source = CountingCanvas(pixels)
-    canvas = AugmentedCanvas(source, Draw(angle=30.0))
+    canvas = AugmentedCanvas(source, TransformParameters(angle=30.0))
     canvas.blank_blocks()
     source.pixels = 0
     for top, left in ((500, 500), (500, 900), (900, 500), (900, 900)):
         canvas.read(Window(top, left, 700, 700))
     assert 0 < source.pixels <= 16 * BLOCK**2  # blocks that hold tissue: rows and columns from 512 to 1536
     source.pixels = 0
-    AugmentedCanvas(source, Draw(angle=30.0)).read(Window(500, 500, 1000, 1000))  # another canvas shares nothing
+    AugmentedCanvas(source, TransformParameters(angle=30.0)).read(
+        Window(500, 500, 1000, 1000)
+    )  # another canvas shares nothing
     assert source.pixels > 1000**2
 
 
 def test_all_canvases_together_keep_a_bounded_number_of_blocks():
     source = Checkers("C", Size(8192, 8192))
     for angle in (0.0, 90.0):
-        AugmentedCanvas(source, Draw(angle=angle, contrast=0.5)).read(Window(0, 0, 4096, 4096))
+        AugmentedCanvas(source, TransformParameters(angle=angle, contrast=0.5)).read(Window(0, 0, 4096, 4096))
     assert 0 < source_module._CACHE.held_bytes <= CACHE_BYTES
 
 
@@ -264,7 +270,7 @@ def test_errors_and_closing_reach_the_source():
             self.closed += 1
 
     source = Broken(np.zeros((50, 50, 3), np.uint8), name="S")
-    with AugmentedCanvas(source, Draw(angle=1.0)) as canvas:
+    with AugmentedCanvas(source, TransformParameters(angle=1.0)) as canvas:
         assert canvas.name == "S"
         with pytest.raises(SlideError, match="slide S: it is broken"):
             canvas.read(Window(10, 10, 5, 5))

@@ -4,8 +4,8 @@ import exactness
 import numpy as np
 import pytest
 
-from whole_slide_cnn.augment import AugmentedCanvas, draw
-from whole_slide_cnn.augment.draws import PRESETS
+from whole_slide_cnn.augment import AugmentedCanvas, sample_parameters
+from whole_slide_cnn.augment.parameters import PRESETS
 from whole_slide_cnn.slides.canvas import ArrayCanvas
 
 SIZE = (333, 450)
@@ -27,7 +27,9 @@ def test_streaming_equals_direct_on_augmented_canvases(pooling):
         engine = exactness.make_engine(name, case, "float64")
         engine.initialise()
         engine.load_state(exactness.random_weights(engine.network, 0))
-        canvases = [AugmentedCanvas(ArrayCanvas(slide()), draw(PRESETS[preset], 0, at)) for preset, at in DRAWS]
+        canvases = [
+            AugmentedCanvas(ArrayCanvas(slide()), sample_parameters(PRESETS[preset], 0, at)) for preset, at in DRAWS
+        ]
         results[name] = engine.gradients(canvases, [1, 2])
         if name == "streaming":
             assert all(len(engine.cover(canvas).blank.kinds) for canvas in canvases)

@@ -17,11 +17,11 @@ from whole_slide_cnn.augment.affine import (
     positions,
     source_window,
 )
-from whole_slide_cnn.augment.draws import Draw
+from whole_slide_cnn.augment.parameters import TransformParameters
 from whole_slide_cnn.sizes import Size, Window
 
 draws = st.builds(
-    Draw,
+    TransformParameters,
     flip_rows=st.booleans(),
     flip_columns=st.booleans(),
     angle=st.one_of(st.sampled_from([0.0, 90.0, -90.0, 180.0, 45.0]), st.floats(-180, 180)),
@@ -34,17 +34,19 @@ def everything(size):
 
 
 def test_no_change_is_the_identity():
-    assert affine_of(Draw(), Size(7, 10)).is_identity
-    assert not affine_of(Draw(flip_rows=True), Size(7, 10)).is_identity
-    assert affine_of(Draw(flip_rows=True), Size(7, 10)) == Affine(Axis(-1.0, 0.0, 6.0), Axis(0.0, 1.0, 0.0), True)
+    assert affine_of(TransformParameters(), Size(7, 10)).is_identity
+    assert not affine_of(TransformParameters(flip_rows=True), Size(7, 10)).is_identity
+    assert affine_of(TransformParameters(flip_rows=True), Size(7, 10)) == Affine(
+        Axis(-1.0, 0.0, 6.0), Axis(0.0, 1.0, 0.0), True
+    )
 
 
 @pytest.mark.parametrize("angle", [90.0, 180.0, -90.0])
 def test_quarter_turns_fall_on_whole_pixels_where_the_sides_allow(angle):
-    assert affine_of(Draw(angle=angle), Size(75000, 75000)).whole
-    assert affine_of(Draw(angle=angle), Size(74999, 74999)).whole
-    assert affine_of(Draw(angle=angle), Size(75000, 74999)).whole == (angle == 180)
-    assert not affine_of(Draw(angle=angle, shift=(1e-5, 0)), Size(75000, 75000)).whole
+    assert affine_of(TransformParameters(angle=angle), Size(75000, 75000)).whole
+    assert affine_of(TransformParameters(angle=angle), Size(74999, 74999)).whole
+    assert affine_of(TransformParameters(angle=angle), Size(75000, 74999)).whole == (angle == 180)
+    assert not affine_of(TransformParameters(angle=angle, shift=(1e-5, 0)), Size(75000, 75000)).whole
 
 
 def exact_positions(drawn, size, window):
@@ -108,7 +110,7 @@ def test_blank_blocks_of_a_large_canvas():
     blank = np.ones((2344, 2344), bool)
     blank[900:1000, 1100:1300] = False
     size = Size(75000, 75000)
-    for drawn in (Draw(flip_rows=True), Draw(angle=33.0, shift=(0.02, -0.02))):
+    for drawn in (TransformParameters(flip_rows=True), TransformParameters(angle=33.0, shift=(0.02, -0.02))):
         found = blank_blocks_after(affine_of(drawn, size), size, blank)
         assert (~blank).sum() <= (~found).sum() <= 1.15 * (~blank).sum()
 

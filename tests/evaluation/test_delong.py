@@ -131,8 +131,8 @@ def test_normal_interval_is_clipped_and_logit_interval_stays_inside():
     assert normal.value == logit.value == 31 / 32
     assert normal.high == 1.0 and normal.value + 1.96 * normal.standard_error > 1
     assert 0 < logit.low < logit.value < logit.high < 1
-    center, spread = math.log(31), 1.959963984540054 * logit.standard_error / (31 / 32 / 32)
-    assert logit.low == pytest.approx(1 / (1 + math.exp(spread - center)), abs=1e-12)
+    centre, half_width = math.log(31), 1.959963984540054 * logit.standard_error / (31 / 32 / 32)
+    assert logit.low == pytest.approx(1 / (1 + math.exp(half_width - centre)), abs=1e-12)
 
 
 def test_confidence_widens_the_interval():

@@ -14,6 +14,20 @@ def chain(*sizes, **options):
     return OpGraph(tuple(ops))
 
 
+def net(layers, size=40, flops=100, pure=True):
+    """Layers forward, then backward: each backward operation reads the map that its layer read."""
+    ops = [Op("map0", "Placeholder", (), (Output(size),), pure=False)]
+    for i in range(1, layers + 1):
+        below = (TensorRef("map{}".format(i - 1), 0),)
+        ops.append(Op("map{}".format(i), "Conv2D", below, (Output(size),), flops=flops, pure=pure))
+    gradient = TensorRef(ops[-1].name, 0)
+    for i in reversed(range(layers)):
+        name = "grad{}".format(i)
+        ops.append(Op(name, "Grad", (gradient, TensorRef("map{}".format(i), 0)), (Output(size),), flops=flops))
+        gradient = TensorRef(name, 0)
+    return OpGraph(tuple(ops), (gradient,))
+
+
 @st.composite
 def graphs(draw, most_ops=14, largest=40):
     """Random valid graphs: variables, aliases, in-place outputs, workspaces, control inputs, several outputs."""

@@ -4,11 +4,12 @@ import subprocess
 import sys
 
 import pytest
-from graphs import chain
+from graphs import chain, net
 
 from graph_tools.cli import main
 from graph_tools.graph.opgraph import Op, OpGraph, Output, TensorRef
-from graph_tools.plan import Plan
+from graph_tools.passes.precision import plan_precision
+from graph_tools.plan import Plan, PrecisionPlan
 from graph_tools.serial import from_json, to_json
 from graph_tools.simulation.simulate import Simulation
 
@@ -36,9 +37,9 @@ def test_from_a_saved_graph_to_pictures(saved, capsys):
     graph, plan, trace, result = (saved / name for name in ("graph.json", "plan.json", "trace.json", "result.json"))
     assert call(capsys, "extract", saved / "net.meta", graph)[0] == 0
     memory = ("--device-memory", "5MB", "--page", "64KiB")
-    options = ("--limit", "4MB", "--choice", "best", "--smallest", "64KiB")
+    options = ("--limit", "4MB", "--memory-policy", "recompute", "--smallest", "64KiB")
     code, out, _ = call(capsys, "plan", graph, plan, *options, *memory)
-    assert code == 0 and "simulated: keep" in out and "group " in out
+    assert code == 0 and "recompute, link planned to" in out and "group " in out
     made = from_json(Plan, plan.read_text())
     assert len(made.groups) > 5 and made.prefetches
     code, out, _ = call(capsys, "simulate", graph, plan, "--trace", trace, "--json", result, *memory)
@@ -114,6 +115,41 @@ def test_extraction_refuses_in_one_sentence(saved, capsys):
     ):
         code, _, err = call(capsys, "extract", saved / "net.meta", saved / "graph.json", *arguments)
         assert code == 2 and err.startswith("error: ") and said in err and err.count("\n") == 1
+
+
+def test_precision_tells_what_computes_in_half(saved, capsys):
+    graph, plan = saved / "graph.json", saved / "precision.json"
+    assert call(capsys, "extract", saved / "net.meta", graph)[0] == 0
+    ops = from_json(OpGraph, graph.read_text())
+    code, out, err = call(capsys, "precision", graph, "--json", plan)
+    assert code == 0 and not err
+    made = from_json(PrecisionPlan, plan.read_text())
+    assert made == plan_precision(ops)
+    lines = out.splitlines()
+    assert lines[:2] == ["type       float16", "half       {} of {} operations".format(len(made.half), len(ops.ops))]
+    assert "      4       4  Conv2D" in lines and not [line for line in lines if line.endswith("  AssignSub")]
+    code, out, _ = call(capsys, "precision", graph, "--type", "bfloat16", "--keep", "net/Conv2D", "--json", plan)
+    assert code == 0 and "type       bfloat16" in out and "      3       4  Conv2D" in out
+    assert from_json(PrecisionPlan, plan.read_text()) == plan_precision(ops, "bfloat16", ["net/Conv2D"])
+    code, out, err = call(capsys, "precision", graph, "--keep", "gone")
+    assert (code, out) == (2, "") and err.startswith("error: the graph has no operation gone to keep in float32")
+
+
+def test_a_dropped_choice_is_planned_as_the_nearest_kept_one(tmp_path, capsys):
+    graph, plans = write(tmp_path / "graph.json", net(12)), []
+    options = ("--limit", "120", "--smallest", "1", "--device-memory", "400", "--page", "4", "--host-memory", "0")
+    for arguments in (["--memory-policy", "recompute"], ["--choice", "remat"], ["--choice", "best"]):
+        code, _, err = call(capsys, "plan", graph, tmp_path / "plan.json", *options, *arguments)
+        assert code == 0
+        assert err == "warning: the memory policy 'best' is gone; recompute is planned instead\n" * (
+            "best" in arguments
+        )
+        plans.append(from_json(Plan, (tmp_path / "plan.json").read_text()))
+    assert plans[0].recomputes and not plans[0].evictions and plans == plans[:1] * 3
+    with pytest.raises(SystemExit):
+        main(["plan", "--help"])
+    shown = capsys.readouterr().out
+    assert "{keep,recompute}" in shown and "greedy" not in shown
 
 
 def test_help_loads_no_tensorflow():

@@ -2,7 +2,7 @@ import pytest
 
 from graph_tools.errors import GraphToolsError
 from graph_tools.graph.costs import Cost, cost_of
-from graph_tools.sizes import parse_bytes, readable
+from graph_tools.units import parse_bytes, readable
 
 IMAGE, KERNEL, MAP = (2, 10, 12, 3), (5, 5, 3, 8), (2, 10, 12, 8)
 PRODUCTS = 2 * 10 * 12 * 8 * 5 * 5 * 3

@@ -6,18 +6,20 @@ import tensorflow.compat.v1 as tf
 from tf_graphs import conv_net, run_steps, same_bits
 
 from graph_tools.errors import EditError, PlanError
+from graph_tools.graph.opgraph import TensorRef
 from graph_tools.graph.optypes import reads_variable
+from graph_tools.graph_edit import copy_name
 from graph_tools.passes.planner import make_plan
-from graph_tools.passes.prefetch import Prefetch
-from graph_tools.passes.recompute import copy_name
+from graph_tools.plan import Eviction, Prefetch
 from graph_tools.simulation.machine import Machine
-from graph_tools.tensorflow.apply import EditReport, apply, session_config
+from graph_tools.tensorflow.apply import EditReport, apply, barrier_name, return_name, session_config
 from graph_tools.tensorflow.extract import extract
 from graph_tools.tensorflow.verify import trace_options, verify
 
 LIMIT = 13000  # bytes: a few feature maps of 4096 bytes
-TIGHT = Machine(device_bytes=30000, host_bytes=10**6, page_bytes=256, on_demand_rate=1e6, copy_rate=3e6)
+TIGHT = Machine(device_bytes=24000, host_bytes=10**6, page_bytes=256, on_demand_rate=1e6, copy_rate=3e6)
 
+RECOMPUTE = {"memory_policy": "recompute", "machine": TIGHT}
 CRAMPED = replace(TIGHT, device_bytes=52000, host_bytes=0)  # 55 % of what is held, and nothing may move
 
 
@@ -41,7 +43,9 @@ def apply_copies(net, plan):
 
 
 @pytest.mark.parametrize("resource", [True, False])
-@pytest.mark.parametrize("options", [{}, {"depth": 2, "order": "depth-first"}, {"choice": "greedy", "machine": TIGHT}])
+@pytest.mark.parametrize(
+    "options", [{}, {"depth": 2, "order": "depth-first"}, {"memory_policy": "recompute", "machine": TIGHT}]
+)
 def test_a_planned_training_step_changes_no_bit_and_keeps_the_plan(resource, options):
     expected, _ = run_steps(conv_net(resource=resource))
     net = conv_net(resource=resource)
@@ -51,7 +55,7 @@ def test_a_planned_training_step_changes_no_bit_and_keeps_the_plan(resource, opt
     assert (report.prefetches, report.evictions) == (len(plan.prefetches), len(plan.evictions))
     assert [kind for kind, _ in counts] == ["in"] * len(plan.prefetches) + ["out"] * len(plan.evictions)
     assert [name for _, name in counts] == [str(copy.tensor) for copy in plan.prefetches + plan.evictions]
-    if options.get("choice"):
+    if options.get("memory_policy"):
         assert plan.recomputes and report.recomputed == sum(len(item.ops) for item in plan.recomputes)
         with net.graph.as_default():  # what was imported did not make it a graph of an older TensorFlow
             assert tf.placeholder(tf.float32, []).shape.ndims == 0
@@ -69,7 +73,7 @@ def test_a_planned_training_step_changes_no_bit_and_keeps_the_plan(resource, opt
 def test_runs_of_layers_computed_again_from_shared_copies_change_no_bit(resource, order):
     expected, _ = run_steps(conv_net(layers=12, resource=resource))
     net = conv_net(layers=12, resource=resource)
-    ops, plan = plan_for(net, 9000, choice="remat", machine=CRAMPED, order=order)
+    ops, plan = plan_for(net, 9000, memory_policy="recompute", machine=CRAMPED, order=order)
     copies = [name for item in plan.recomputes for name in item.ops]
     assert len(copies) == len(set(copies))  # no operation runs a third time
     run = longest_run(plan)
@@ -101,10 +105,10 @@ def made_by(item, number, ops):
 def test_what_comes_back_in_place_of_an_evicted_tensor_is_read_instead():
     expected, _ = run_steps(conv_net())
     net, returned = conv_net(), []
-    _, plan = plan_for(net, choice="greedy", machine=replace(TIGHT, copy_rate=1e12))
+    _, plan = plan_for(net, memory_policy="recompute", machine=replace(TIGHT, copy_rate=1e12))
 
-    def come_back(moved, tensor, name):
-        returned.append(tf.identity(moved, name))
+    def come_back(evicted, tensor, name):
+        returned.append(tf.identity(evicted, name))
         return returned[-1]
 
     apply(net.graph, plan, None, lambda tensor, name: tf.negative(tf.negative(tensor), name), come_back)
@@ -114,6 +118,23 @@ def test_what_comes_back_in_place_of_an_evicted_tensor_is_read_instead():
     found, metadata = run_steps(net, config=session_config(), options=trace_options())
     assert same_bits(found, expected)
     assert verify(plan, metadata).violations == ()
+
+
+def test_what_leaves_in_the_first_group_comes_back_for_the_second():
+    expected, _ = run_steps(conv_net())
+    net = conv_net()
+    _, plan = plan_for(net)
+    assert "net/Relu" in plan.groups[0].ops and "net/Conv2D_1" in plan.groups[1].ops
+    evicted = Eviction(TensorRef("net/Relu", 0), 4096, during=0, needed_by=1)
+    plan = replace(plan, prefetches=(), evictions=(evicted,))
+    report = apply(net.graph, plan, None, tf.identity, lambda out, tensor, name: tf.identity(out, name))
+    assert report.evictions == 1
+    back = net.graph.get_operation_by_name(return_name(0))
+    last = net.graph.get_operation_by_name(barrier_name(len(plan.groups) - 1))
+    assert last not in back.control_inputs  # the step would wait for its own end
+    found, metadata = run_steps(net, config=session_config(), options=trace_options())
+    assert same_bits(found, expected)
+    assert verify(plan, metadata).edge_violations == ()
 
 
 def test_dozens_of_groups_from_a_small_limit():
@@ -133,7 +154,8 @@ def test_verify_finds_a_graph_that_runs_in_another_order():
     _, plan = plan_for(net)
     _, metadata = run_steps(net, options=trace_options())  # never edited
     report = verify(plan, metadata)
-    assert any("does not wait for all of the group before" in text for text in report.violations)
+    assert all("does not wait for all of the group before" in text for text in report.edge_violations)
+    assert report.edge_violations and report.violations == report.edge_violations + report.time_violations
     with pytest.raises(PlanError, match="plan was not kept: .*session_config"):
         report.check()
 
@@ -144,7 +166,10 @@ def test_verify_finds_a_plan_of_another_order():
     apply_copies(net, plan)
     _, metadata = run_steps(net, config=session_config(), options=trace_options())
     swapped = replace(plan, groups=plan.groups[:4] + plan.groups[5:3:-1] + plan.groups[6:])
-    assert verify(swapped, metadata).violations
+    report = verify(swapped, metadata)
+    names = [text.split(" of group 5 does not wait for all of the group before")[0] for text in report.edge_violations]
+    assert set(names) & set(swapped.groups[5].ops)
+    assert report.time_violations[0] == "group 5 started before group 4 had ended"
 
 
 def test_verify_finds_a_prefetch_that_ran_at_another_time():
@@ -156,8 +181,9 @@ def test_verify_finds_a_prefetch_that_ran_at_another_time():
     for during, said in ((copy.during - 3, "after group"), (copy.during + 2, "before group")):
         moved = Prefetch(copy.tensor, copy.bytes, during, max(copy.needed_by, during + 1))
         wrong = replace(plan, prefetches=plan.prefetches[:number] + (moved,) + plan.prefetches[number + 1 :])
-        (found,) = verify(wrong, metadata).violations
-        assert "graph_tools/prefetch_{} started {}".format(number, said) in found
+        report = verify(wrong, metadata)
+        assert report.edge_violations == () and len(report.time_violations) == 1
+        assert report.time_violations[0].startswith("graph_tools/prefetch_{} started {}".format(number, said))
 
 
 def test_verify_needs_a_traced_run():

@@ -4,7 +4,8 @@ import tensorflow.compat.v1 as tf
 from tf_graphs import Net, conv_net, run_steps, same_bits
 
 from graph_tools.errors import PlanError
-from graph_tools.passes.precision import PrecisionPlan, plan_precision, to_half_precision
+from graph_tools.passes.precision import plan_precision, to_half_precision
+from graph_tools.plan import PrecisionPlan
 from graph_tools.serial import from_json, to_json
 from graph_tools.tensorflow.extract import extract
 

@@ -16,7 +16,7 @@ from graph_tools.simulation.pager import Moved, Pager
 from graph_tools.simulation.simulate import simulate
 
 FEW = settings(deadline=None, max_examples=60)
-ACTIONS = st.lists(st.tuples(st.sampled_from(["touch", "bring", "move_out", "drop"]), st.integers(0, 4)), max_size=40)
+ACTIONS = st.lists(st.tuples(st.sampled_from(["touch", "prefetch", "evict", "drop"]), st.integers(0, 4)), max_size=40)
 
 
 class PageByPage:
@@ -43,7 +43,7 @@ class PageByPage:
     def touch(self, storage):
         return self.sweep(storage, range(self.pages[storage]))
 
-    def bring(self, storage):
+    def prefetch(self, storage):
         own = [page for page in self.on_device if page[0] == storage]
         self.on_device = [page for page in self.on_device if page[0] != storage] + own
         absent = sorted(page for who, page in self.host if who == storage)
@@ -71,7 +71,7 @@ class PageByPage:
             self.on_device.append(page)
         return Moved(taken, came, left)
 
-    def move_out(self, storage):
+    def evict(self, storage):
         gone = [page for page in self.on_device if page[0] == storage]
         self.on_device = [page for page in self.on_device if page[0] != storage]
         self.host.update(gone)
@@ -171,11 +171,11 @@ def test_a_prefetch_hides_behind_the_group_before():
     assert result.seconds < simulate(graph, plan_of(graph, 48, depth=0), device).seconds
 
 
-def test_moving_out_frees_the_device_in_time():
+def test_evicting_frees_the_device_in_time():
     graph, device = there_and_back(), machine(60)
     plan = plan_of(graph, 48, depth=1)
-    moved = replace(plan, evictions=(Eviction(TensorRef("map", 0), 40, during=1, needed_by=3),))
-    result = simulate(graph, moved, device)
+    evicting = replace(plan, evictions=(Eviction(TensorRef("map", 0), 40, during=1, needed_by=3),))
+    result = simulate(graph, evicting, device)
     assert result.bytes_out == result.bytes_in == 40
 
 

@@ -357,6 +357,12 @@ def test_a_gpu_that_cannot_be_used_is_no_missing_gpu(check, failing):
     assert said.startswith("the GPU cannot be used: {} returned".format(failing.split(":")[0]))
 
 
+def test_without_matplotlib_there_are_no_figures(tmp_path, monkeypatch):
+    monkeypatch.setattr(figures.importlib.util, "find_spec", lambda name: None)
+    checks = [Check(name, "pass", "", {"time": {"value": 1.0, "unit": "ms"}}) for name in ("overlap", "pages")]
+    assert figures.draw(checks, "", str(tmp_path)) == [] and os.listdir(str(tmp_path)) == []
+
+
 def test_figures_of_an_earlier_run_do_not_stay(check):
     check.output.mkdir()
     for name in (figures.TIMELINE, figures.MEMORY):

@@ -1,4 +1,6 @@
-/* The few types and constants of CUDA that the shim and the operations need, so that no CUDA toolkit is needed to build.
+// clang-format Language: C
+/* The few types and constants of CUDA that the shim and the operations need, so that no CUDA toolkit is needed to
+ * build.
  *
  * Values are part of CUDA's binary interface and do not change between versions. Results are plain ints: CUresult and
  * cudaError_t are enumerations of that size. */

@@ -1,5 +1,6 @@
 """Figures of what was measured."""
 
+import importlib.util
 import os
 from typing import Dict, List
 
@@ -9,14 +10,18 @@ TIMELINE, MEMORY = "timeline.png", "memory.png"
 
 
 def draw(checks: List[Check], title: str, folder: str) -> List[str]:
-    """Write the figures for which there are values, and return their paths; those of an earlier run are removed."""
+    """Write the figures for which there are values, and return their paths; those of an earlier run are removed.
+
+    Without matplotlib there are none.
+    """
+    drawable = importlib.util.find_spec("matplotlib") is not None
     values = {check.name: check.values for check in checks if check.values}
     paths = []
     for name, needed, plot in ((TIMELINE, {"overlap"}, _timeline), (MEMORY, {"pages", "managed_cost"}, _memory)):
         path = os.path.join(folder, name)
         if os.path.exists(path):
             os.remove(path)
-        if needed <= set(values):
+        if drawable and needed <= set(values):
             _save(plot, values, title, path)
             paths.append(path)
     return paths

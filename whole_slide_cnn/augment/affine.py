@@ -9,7 +9,7 @@ from typing import NamedTuple, Tuple
 
 import numpy as np
 
-from whole_slide_cnn.augment.draws import Draw
+from whole_slide_cnn.augment.parameters import TransformParameters
 from whole_slide_cnn.sizes import Size, Window
 from whole_slide_cnn.slides.canvas import BLANK_BLOCK
 
@@ -43,15 +43,16 @@ class Affine(NamedTuple):
         return self == Affine(Axis(1.0, 0.0, 0.0), Axis(0.0, 1.0, 0.0), True)
 
 
-def affine_of(draw: Draw, size: Size) -> Affine:
-    """The map of a draw on a canvas: from a pixel back over shift, rotation and flip, all about the canvas's centre."""
-    cosine, sine = _snapped(math.cos(math.radians(draw.angle))), _snapped(math.sin(math.radians(draw.angle)))
+def affine_of(parameters: TransformParameters, size: Size) -> Affine:
+    """From each pixel of a canvas back over shift, rotation and flip, all about the canvas's centre."""
+    angle = math.radians(parameters.angle)
+    cosine, sine = _snapped(math.cos(angle)), _snapped(math.sin(angle))
     centre = ((size.height - 1) / 2.0, (size.width - 1) / 2.0)
-    moved = (centre[0] + draw.shift[0] * size.height, centre[1] + draw.shift[1] * size.width)
+    moved = (centre[0] + parameters.shift[0] * size.height, centre[1] + parameters.shift[1] * size.width)
     axes = []
     for flipped, steps, middle in (
-        (draw.flip_rows, (cosine, sine), centre[0]),
-        (draw.flip_columns, (-sine, cosine), centre[1]),
+        (parameters.flip_rows, (cosine, sine), centre[0]),
+        (parameters.flip_columns, (-sine, cosine), centre[1]),
     ):
         sign = -1.0 if flipped else 1.0
         row_step, column_step = sign * steps[0] + 0.0, sign * steps[1] + 0.0  # plus zero: -0.0 becomes 0.0

@@ -13,7 +13,7 @@ import numpy as np
 from whole_slide_cnn.augment import bicubic
 from whole_slide_cnn.augment.affine import PHASES, affine_of, blank_blocks_after, positions, source_window
 from whole_slide_cnn.augment.colour import ColourMap
-from whole_slide_cnn.augment.draws import Draw, Ranges, draw, ranges_of
+from whole_slide_cnn.augment.parameters import Ranges, TransformParameters, ranges_of, sample_parameters
 from whole_slide_cnn.augment.source import CACHE_BYTES, BlockSource
 from whole_slide_cnn.config import Augmentation
 from whole_slide_cnn.errors import ConfigError
@@ -48,11 +48,13 @@ def augmented(canvas: Canvas, settings: Augmentation, seed: int, position: int) 
     """
     if not augments(settings):
         return canvas
-    return AugmentedCanvas(canvas, draw(ranges_of(settings), seed, position), array_module(settings.device))
+    return AugmentedCanvas(
+        canvas, sample_parameters(ranges_of(settings), seed, position), array_module(settings.device)
+    )
 
 
 class AugmentedCanvas(Canvas):
-    """A canvas under one :class:`Draw`: as large as its source, with the same name.
+    """A canvas under one :class:`TransformParameters`: as large as its source, with the same name.
 
     Whatever lies outside of the source has its blank colour; that colour, changed, is this canvas's ``blank_colour``.
     Every pixel is a function of its position alone, so that all windows agree (design, law 2).
@@ -63,18 +65,18 @@ class AugmentedCanvas(Canvas):
 
     Attributes:
         source: the canvas as given.
-        draw: what is done to it.
+        parameters: what is done to it.
     """
 
-    def __init__(self, source: Canvas, draw: Draw, xp: ModuleType = np):
+    def __init__(self, source: Canvas, parameters: TransformParameters, xp: ModuleType = np):
         self._xp = xp
-        self._affine = affine_of(draw, source.size)
-        self._colours = ColourMap(draw, xp)
+        self._affine = affine_of(parameters, source.size)
+        self._colours = ColourMap(parameters, xp)
         blank = self._colours(xp.asarray(source.blank_colour[np.newaxis, np.newaxis]))
         super().__init__(source.name, source.size, _to_host(blank)[0, 0])
         self._blocks = BlockSource(source)
         self.source = source
-        self.draw = draw
+        self.parameters = parameters
 
     def close(self) -> None:
         self.source.close()

@@ -164,8 +164,8 @@ def _bounds(value, error, confidence, interval):
         return value, value
     z = float(ndtri(0.5 + confidence / 2))
     if interval == "logit":
-        center, spread = logit(value), z * error / (value * (1 - value))
-        return float(expit(center - spread)), float(expit(center + spread))
+        centre, half_width = logit(value), z * error / (value * (1 - value))
+        return float(expit(centre - half_width)), float(expit(centre + half_width))
     return max(0.0, value - z * error), min(1.0, value + z * error)
 
 

@@ -13,8 +13,8 @@ import numpy as np
 from graph_tools.errors import GraphToolsError
 from graph_tools.graph.lifetimes import lifetimes, live_bytes
 from graph_tools.graph.opgraph import OpGraph, stable_order
+from graph_tools.graph_edit import with_recomputes
 from graph_tools.passes.planner import make_plan, unplanned
-from graph_tools.passes.recompute import with_recomputes
 from graph_tools.plan import Plan
 from graph_tools.simulation.machine import Machine
 from graph_tools.simulation.simulate import Simulation, simulate

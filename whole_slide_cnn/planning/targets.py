@@ -6,7 +6,7 @@ from typing import Any, Dict, NamedTuple, Optional, Sequence
 
 from graph_tools.errors import GraphToolsError
 from graph_tools.simulation.machine import Machine
-from graph_tools.sizes import parse_bytes
+from graph_tools.units import parse_bytes
 from tf_um_patch.host import HOST_SHARE, available_host_memory, first_gpu
 from whole_slide_cnn.config import TrainConfig
 from whole_slide_cnn.engines.memory import GB

@@ -150,7 +150,8 @@ static size_t free_memory(void)
 struct allocation *fake_holding(uint64_t address)
 {
     for (size_t i = 0; i < live; i++)
-        if (address >= (uintptr_t)allocations[i].address && address < (uintptr_t)allocations[i].address + allocations[i].bytes)
+        if (address >= (uintptr_t)allocations[i].address &&
+            address < (uintptr_t)allocations[i].address + allocations[i].bytes)
             return &allocations[i];
     return NULL;
 }
@@ -163,7 +164,8 @@ static int allocate(uint64_t *address, size_t bytes, int managed, int flags)
     pthread_mutex_lock(&fake_lock);
     size_t shift = managed && misalign ? 8 : 0;
     if (live < MAX_ALLOCATIONS && bytes < (size_t)1 << 46 && (managed || bytes <= free_memory())) {
-        void *memory = mmap(NULL, bytes + shift, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | flags, -1, 0);
+        void *memory = mmap(NULL, bytes + shift, PROT_READ | PROT_WRITE,
+                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | flags, -1, 0);
         if (memory != MAP_FAILED) {
             struct allocation made = {(unsigned char *)memory + shift, bytes, managed, NOWHERE, NOWHERE};
             allocations[live++] = made;

@@ -1,3 +1,4 @@
+// clang-format Language: C
 /* What the two halves of the stand-in for the driver share; see fake_cuda.c and fake_device.c. */
 #ifndef FAKE_CUDA_H
 #define FAKE_CUDA_H

@@ -69,8 +69,9 @@ static void *worker(void *unused)
 
 int main(void)
 {
-    static const char *const functions[] = {"cuCtxGetDevice",    "cuStreamCreate",    "cuEventCreate",     "cuEventRecord",
-                                            "cuStreamWaitEvent", "cuEventDestroy_v2", "cuMemPrefetchAsync"};
+    static const char *const functions[] = {"cuCtxGetDevice",    "cuStreamCreate",    "cuEventCreate",
+                                            "cuEventRecord",     "cuStreamWaitEvent", "cuEventDestroy_v2",
+                                            "cuMemPrefetchAsync"};
     pthread_t threads[THREADS];
     use_device();
     CHECK(cuMemAllocManaged(&managed, BYTES, 1) == 0 && cuMemAlloc_v2(&plain, BYTES) == 0);
@@ -111,7 +112,7 @@ int main(void)
     for (int i = 0; i < THREADS; i++)
         CHECK(pthread_join(threads[i], NULL) == 0);
     CHECK(counter("enqueued") == 3 + THREADS * ROUNDS && counter("prefetch_calls") == THREADS * ROUNDS);
-    CHECK(fake_calls("cuStreamCreate") == streams); /* one for all */
+    CHECK(fake_calls("cuStreamCreate") == streams);                            /* one for all */
     CHECK(fake_calls("cuEventCreate") - fake_calls("cuEventDestroy_v2") <= 1); /* the one whose creation failed */
     return 0;
 }

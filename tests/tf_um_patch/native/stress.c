@@ -37,7 +37,14 @@ void fake_misalign(int);
 size_t fake_peak_bytes(void);
 size_t fake_live(void);
 
-enum { INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_INITIALIZED = 3, INVALID_CONTEXT = 201, NOT_SUPPORTED = 801, MADE_UP = 719 };
+enum {
+    INVALID_VALUE = 1,
+    OUT_OF_MEMORY = 2,
+    NOT_INITIALIZED = 3,
+    INVALID_CONTEXT = 201,
+    NOT_SUPPORTED = 801,
+    MADE_UP = 719
+};
 enum { SMALL = 1 << 20, LARGE = 4 << 20, THREADS = 6, ROUNDS = 400, HELD = 8 };
 
 /* The three functions as the chosen route finds them. */
@@ -297,7 +304,8 @@ static void child(void)
     address_t address;
     CHECK(statistic("used_bytes") == 0 && statistic("live_allocations") == 0);
     if (!is_runtime) /* which would abort */
-        CHECK(allocate(&address, LARGE) == NOT_INITIALIZED && statistic("used_bytes") == 0 && statistic("failed_calls") == 1);
+        CHECK(allocate(&address, LARGE) == NOT_INITIALIZED && statistic("used_bytes") == 0 &&
+              statistic("failed_calls") == 1);
     _exit(0);
 }
 
@@ -329,7 +337,7 @@ static void counts(const char *route)
     CHECK(statistic(name) == allocations);
     snprintf(name, sizeof name, "%s.%s", is_runtime ? "cudaFree" : "cuMemFree_v2", counted);
     CHECK(statistic(name) == releases + (strcmp(name, "cuMemFree_v2.symbol") == 0)); /* other_functions frees one */
-    CHECK(statistic("failed_calls") == (is_runtime ? 3 : 5)); /* failures; without_context */
+    CHECK(statistic("failed_calls") == (is_runtime ? 3 : 5));                        /* failures; without_context */
 }
 
 static void contract(const char *route, bool forks)

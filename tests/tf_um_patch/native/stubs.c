@@ -47,7 +47,7 @@ STUB(DRIVER, cuMemFree_v2, (unsigned long long address), (address))
 STUB(RUNTIME, cudaMalloc, (void **address, size_t bytes), (address, bytes))
 STUB(RUNTIME, cudaMallocManaged, (void **address, size_t bytes, unsigned flags), (address, bytes, flags))
 STUB(RUNTIME, cudaFree, (void *address), (address))
-STUB(RUNTIME, cudaMemGetInfo, (size_t * free, size_t *total), (free, total))
+STUB(RUNTIME, cudaMemGetInfo, (size_t *free, size_t *total), (free, total))
 STUB(RUNTIME, cudaGetDevice, (int *device), (device))
 STUB(RUNTIME, cudaDeviceGetAttribute, (int *value, int attribute, int device), (value, attribute, device))
 

@@ -69,8 +69,8 @@ class EvictToFileKernel : public OpKernel {
     const std::string reason = written ? "" : strerror(errno);
     if (!written && file >= 0) close(file);
     OP_REQUIRES(context, written,
-                tensorflow::errors::ResourceExhausted("a tensor of ", data.size(), " bytes cannot be written to ", folder_,
-                                                      " (", reason, "); name a folder with more room"));
+                tensorflow::errors::ResourceExhausted("a tensor of ", data.size(), " bytes cannot be written to ",
+                                                      folder_, " (", reason, "); name a folder with more room"));
     handle->scalar<int>()() = file;
   }
 

@@ -32,8 +32,8 @@ static CUstream streams[MAX_DEVICES];
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 enum { ENQUEUED = 2 * TFUM_VERBS, NOT_MANAGED, FAILED, NO_DRIVER, COUNTERS };
-static const char *const names[COUNTERS] = {"prefetch_calls", "evict_calls", "advise_calls", "prefetch_bytes",
-                                            "evict_bytes",    "advise_bytes", "enqueued",    "not_managed",
+static const char *const names[COUNTERS] = {"prefetch_calls", "evict_calls",  "advise_calls", "prefetch_bytes",
+                                            "evict_bytes",    "advise_bytes", "enqueued",     "not_managed",
                                             "failed",         "no_driver"};
 static atomic_ullong counters[COUNTERS];
 static uint64_t last_address, last_bytes; /* under the lock */
@@ -134,9 +134,9 @@ void tfum_move(enum tfum_verb verb, uint64_t address, uint64_t bytes, int advice
         atomic_fetch_add(&counters[NO_DRIVER], 1);
         return;
     }
-    int managed = 0; /* of which the driver writes one byte or all; an unknown address is an error, and plain host memory */
-    if (bytes == 0 || driver.cuPointerGetAttribute(&managed, CU_POINTER_ATTRIBUTE_IS_MANAGED, address) != CUDA_SUCCESS ||
-        !managed) {
+    int managed = 0; /* the driver writes one byte of it or all; an unknown address is an error, and host memory */
+    if (bytes == 0 ||
+        driver.cuPointerGetAttribute(&managed, CU_POINTER_ATTRIBUTE_IS_MANAGED, address) != CUDA_SUCCESS || !managed) {
         atomic_fetch_add(&counters[NOT_MANAGED], 1);
         return;
     }

@@ -1,3 +1,4 @@
+// clang-format Language: C
 /* Moves of managed memory, apart from TensorFlow: the driver is found at run time, and without it nothing is moved. */
 #ifndef TFUM_MIGRATE_H
 #define TFUM_MIGRATE_H

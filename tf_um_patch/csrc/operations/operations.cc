@@ -1,7 +1,7 @@
 // UmPrefetch, UmEvict and UmAdvise: operations that take a tensor for its address.
 //
-// On a GPU they tell the driver where its managed memory shall be; on a CPU, where there is nothing to move, they count.
-// They have no output and are ordered by control edges alone. They are stateful, so that TensorFlow's optimisers
+// On a GPU they tell the driver where its managed memory shall be; on a CPU, where there is nothing to move, they
+// count. They have no output and are ordered by control edges alone. They are stateful, so that TensorFlow's optimisers
 // neither drop nor merge nor precompute them. No input is in host memory, or TensorFlow would copy the tensor there.
 #include "tensorflow/core/framework/common_shape_fns.h"
 #include "tensorflow/core/framework/op.h"
@@ -57,8 +57,8 @@ class MoveKernel : public OpKernel {
 
 }  // namespace
 
-#define TFUM_REGISTER(name, verb)                                                                    \
-  REGISTER_KERNEL_BUILDER(Name(name).Device(tensorflow::DEVICE_CPU), MoveKernel<verb, false>);       \
+#define TFUM_REGISTER(name, verb)                                                              \
+  REGISTER_KERNEL_BUILDER(Name(name).Device(tensorflow::DEVICE_CPU), MoveKernel<verb, false>); \
   REGISTER_KERNEL_BUILDER(Name(name).Device(tensorflow::DEVICE_GPU), MoveKernel<verb, true>)
 
 REGISTER_OP("UmPrefetch")

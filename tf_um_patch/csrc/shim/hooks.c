@@ -1,6 +1,6 @@
 /* What each replaced function does. The contract of the original is kept: what it refuses is refused with its own code
- * (a missing context, a null pointer), zero bytes are its business, addresses are aligned as it promises, any thread may
- * call, and an allocation that fails leaves nothing behind. */
+ * (a missing context, a null pointer), zero bytes are its business, addresses are aligned as it promises, any thread
+ * may call, and an allocation that fails leaves nothing behind. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <inttypes.h>
@@ -138,8 +138,7 @@ static int old_release(uint64_t address)
     return TFUM_REAL(cuMemFree)((CUdeviceptr_v1)address);
 }
 
-static const struct api old_driver = {old_allocate,  NULL,          old_release,
-                                      driver_memory, driver_device, driver_attribute};
+static const struct api old_driver = {old_allocate, NULL, old_release, driver_memory, driver_device, driver_attribute};
 
 /* What the runtime calls in the driver meanwhile was decided here: tfum_depth says so. */
 #define RUNTIME_CALL(result, function, arguments)                                                                      \
@@ -321,8 +320,7 @@ static int memory(const struct api *api, size_t *free, size_t *total)
     if (result != CUDA_SUCCESS)
         return result;
     note_device_free(free_now);
-    struct tfum_memory told =
-        tfum_reported(&options, atomic_load(&device_free), total_now, tfum_totals().used);
+    struct tfum_memory told = tfum_reported(&options, atomic_load(&device_free), total_now, tfum_totals().used);
     if (free)
         *free = told.free;
     if (total)

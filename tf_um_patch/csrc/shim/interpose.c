@@ -45,9 +45,18 @@ static int missing(enum library library)
 
 #define DEFINE_ENTRIES(function, library, base, since, parameters, arguments)                                          \
     tfum_type_##function function;                                                                                     \
-    int function parameters{ENTER(function, TFUM_SYMBOL, library, arguments)} static int                               \
-        function##_by_dlsym parameters{ENTER(function, TFUM_DLSYM, library, arguments)} static int                     \
-        function##_by_proc_address parameters{ENTER(function, TFUM_PROC_ADDRESS, library, arguments)}
+    int function parameters                                                                                            \
+    {                                                                                                                  \
+        ENTER(function, TFUM_SYMBOL, library, arguments)                                                               \
+    }                                                                                                                  \
+    static int function##_by_dlsym parameters                                                                          \
+    {                                                                                                                  \
+        ENTER(function, TFUM_DLSYM, library, arguments)                                                                \
+    }                                                                                                                  \
+    static int function##_by_proc_address parameters                                                                   \
+    {                                                                                                                  \
+        ENTER(function, TFUM_PROC_ADDRESS, library, arguments)                                                         \
+    }
 TFUM_REPLACED(DEFINE_ENTRIES)
 
 struct row {
@@ -59,12 +68,12 @@ struct row {
 };
 
 #define ROW_REPLACED(function, library, base, since, parameters, arguments)                                            \
-    [TFUM_##function] = {#function,                                                                                    \
-                         library,                                                                                      \
-                         base,                                                                                         \
-                         since,                                                                                        \
-                         {(tfum_pointer)function, (tfum_pointer)function##_by_dlsym,                                   \
-                          (tfum_pointer)function##_by_proc_address}},
+    [TFUM_##function] = {                                                                                              \
+        #function,                                                                                                     \
+        library,                                                                                                       \
+        base,                                                                                                          \
+        since,                                                                                                         \
+        {(tfum_pointer)function, (tfum_pointer)function##_by_dlsym, (tfum_pointer)function##_by_proc_address}},
 #define ROW_CALLED(function, library, parameters) [TFUM_##function] = {#function, library, NULL, 0, {NULL}},
 static const struct row table[TFUM_FUNCTIONS] = {TFUM_REPLACED(ROW_REPLACED) TFUM_CALLED(ROW_CALLED)};
 
@@ -158,7 +167,8 @@ static const struct row *replaced(const char *name)
 }
 
 /* Handles such as RTLD_NEXT mean "after the caller", whom dlsym knows by its return address. So calls that are none of
- * the shim's business are forwarded as a jump (sibling call), which leaves that address alone; the build asks for it. */
+ * the shim's business are forwarded as a jump (sibling call), which leaves that address alone; the build asks for it.
+ */
 void *dlsym(void *restrict handle, const char *restrict name)
 {
     const struct row *row = replaced(name);

@@ -1,3 +1,4 @@
+// clang-format Language: C
 /* The shim's one table: every CUDA function that it replaces, and those that it only calls. */
 #ifndef TFUM_INTERPOSE_H
 #define TFUM_INTERPOSE_H

@@ -1,3 +1,4 @@
+// clang-format Language: C
 /* What is allocated now, under one lock: addresses with their sizes, the sum that the ceiling bounds, and counts. */
 #ifndef TFUM_LEDGER_H
 #define TFUM_LEDGER_H
@@ -14,11 +15,11 @@ struct tfum_entry {
 };
 
 enum tfum_event {
-    TFUM_REFUSED,    /* the ceiling was in the way */
-    TFUM_FAILED,     /* a CUDA function returned an error */
-    TFUM_FALLEN,     /* managed memory could not be used, device memory was */
-    TFUM_UNKNOWN,    /* a freed address that the shim did not allocate */
-    TFUM_UNWRITTEN,  /* lines of the trace that could not be written */
+    TFUM_REFUSED,   /* the ceiling was in the way */
+    TFUM_FAILED,    /* a CUDA function returned an error */
+    TFUM_FALLEN,    /* managed memory could not be used, device memory was */
+    TFUM_UNKNOWN,   /* a freed address that the shim did not allocate */
+    TFUM_UNWRITTEN, /* lines of the trace that could not be written */
     TFUM_EVENTS
 };
 

@@ -62,8 +62,8 @@ static bool set(const struct tfum_option *option, const char *text, struct tfum_
 
 static void say_unknown(const char *name, size_t length, char *error, size_t error_size)
 {
-    int used = snprintf(error, error_size, "%.*s is no variable of the shim: unset it, or use one of", (int)length,
-                        name);
+    int used =
+        snprintf(error, error_size, "%.*s is no variable of the shim: unset it, or use one of", (int)length, name);
     for (size_t i = 0; i < tfum_option_count && used > 0 && (size_t)used < error_size; i++)
         used += snprintf(error + used, error_size - (size_t)used, "%s %s", i ? "," : "", tfum_option_table[i].name);
 }

@@ -1,3 +1,4 @@
+// clang-format Language: C
 /* The shim's options: one table of environment variables, read once when the shim is loaded. */
 #ifndef TFUM_OPTIONS_H
 #define TFUM_OPTIONS_H

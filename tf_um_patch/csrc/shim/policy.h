@@ -1,3 +1,4 @@
+// clang-format Language: C
 /* What is decided, apart from how it is done: no CUDA, no state, no input or output. */
 #ifndef TFUM_POLICY_H
 #define TFUM_POLICY_H

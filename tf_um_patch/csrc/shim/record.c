@@ -62,9 +62,9 @@ static int open_file(const char *pattern)
     const char *mark = strstr(pattern, "%p");
     if (strcmp(pattern, "-") == 0)
         return STDERR_FILENO;
-    int length = mark ? snprintf(path, sizeof path, "%.*s%ld%s", (int)(mark - pattern), pattern, (long)getpid(),
-                                 mark + 2)
-                      : snprintf(path, sizeof path, "%s", pattern);
+    int length =
+        mark ? snprintf(path, sizeof path, "%.*s%ld%s", (int)(mark - pattern), pattern, (long)getpid(), mark + 2)
+             : snprintf(path, sizeof path, "%s", pattern);
     if (length < 0 || (size_t)length >= sizeof path) {
         errno = ENAMETOOLONG;
         return -1;

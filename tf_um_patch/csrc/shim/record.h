@@ -1,3 +1,4 @@
+// clang-format Language: C
 /* What the shim says, and the files that it writes: messages, the allocation trace, the statistics at exit. */
 #ifndef TFUM_RECORD_H
 #define TFUM_RECORD_H

@@ -17,6 +17,8 @@ enum {
     COUNT = FIRST_CALL + TFUM_REPLACED_COUNT * TFUM_ROUTES
 };
 
+/* Tables: clang-format would tear them apart. */
+/* clang-format off */
 #define NAME_CALLS(function, library, base, since, parameters, arguments)                                              \
     [FIRST_CALL + TFUM_##function * TFUM_ROUTES + TFUM_SYMBOL] = #function ".symbol",                                  \
     [FIRST_CALL + TFUM_##function * TFUM_ROUTES + TFUM_DLSYM] = #function ".dlsym",                                    \
@@ -37,6 +39,7 @@ static const char *const names[COUNT] = {
     [FIRST_EVENT + TFUM_UNKNOWN] = "unknown_frees",
     [FIRST_EVENT + TFUM_UNWRITTEN] = "unwritten_trace_lines",
     TFUM_REPLACED(NAME_CALLS)};
+/* clang-format on */
 
 const char *tfum_statistic_name(unsigned number)
 {

@@ -1,3 +1,4 @@
+// clang-format Language: C
 /* The shim's statistics, which programs can find in it by dlsym: the proof that it is there, and what it did. */
 #ifndef TFUM_STATISTICS_H
 #define TFUM_STATISTICS_H

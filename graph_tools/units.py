@@ -1,4 +1,4 @@
-"""Bytes and seconds as people write them."""
+"""Bytes as people write them: powers of ten, or with an ``i`` of two."""
 
 import re
 
@@ -26,10 +26,12 @@ def parse_bytes(text: str, least: int = 1) -> int:
         GraphToolsError: it is no size, or less than that.
     """
     match = re.match(r"^\s*([0-9.]+)\s*([A-Za-z]*)\s*$", text)
-    try:
-        size = int(float(match.group(1)) * _FACTORS[match.group(2).upper()])
-    except (AttributeError, KeyError, ValueError):
-        size = -1
+    size = -1
+    if match is not None and match.group(2).upper() in _FACTORS:
+        try:
+            size = int(float(match.group(1)) * _FACTORS[match.group(2).upper()])
+        except (ValueError, OverflowError):
+            size = -1
     if size < least:
         raise GraphToolsError("'{}' is not a size in bytes; write it as in 32GB, 512MiB or 1000".format(text))
     return size

@@ -1,4 +1,7 @@
-"""Graphs in which some tensors are computed again instead of being kept."""
+"""A graph as a plan edits it: with copies of recomputed operations, which later operations read.
+
+The same on operation graphs as :mod:`graph_tools.tensorflow.apply` does on TensorFlow's.
+"""
 
 from dataclasses import replace
 from typing import Dict, List, Sequence, Tuple
@@ -21,7 +24,7 @@ def copies_by_op(recomputes: Sequence[Recompute]) -> Tuple[Dict[str, int], ...]:
     """
     found: List[Dict[str, int]] = []
     for number, item in enumerate(recomputes):
-        copies = {}
+        copies: Dict[str, int] = {}
         for source in item.sources:
             if not 0 <= source < number:
                 raise PlanError(
@@ -77,7 +80,7 @@ def insert_copies(order: Sequence[str], recomputes: Sequence[Recompute]) -> Tupl
     for number in reversed(range(len(recomputes))):
         for source in recomputes[number].sources:
             places[source] = min(places[source], places[number])
-    before: Dict[int, list] = {}
+    before: Dict[int, List[str]] = {}
     for number, item in enumerate(recomputes):
         before.setdefault(places[number], []).extend(copy_name(name, number) for name in item.ops)
     return tuple(other for index, name in enumerate(order) for other in before.get(index, []) + [name])

@@ -1,4 +1,4 @@
-"""Draws: a seed and a position decide, and nothing else."""
+"""Parameters of an augmentation: a seed and a position decide, and nothing else."""
 
 import concurrent.futures
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from whole_slide_cnn.augment.draws import PRESETS, Draw, Ranges, draw, ranges_of
+from whole_slide_cnn.augment.parameters import PRESETS, Ranges, TransformParameters, ranges_of, sample_parameters
 from whole_slide_cnn.config import Augmentation, config_from_dict
 from whole_slide_cnn.config.sections.augment import AUGMENTATIONS
 from whole_slide_cnn.errors import ConfigError
@@ -34,7 +34,7 @@ GOLDEN = {
 
 
 def values_of(drawn):
-    """All numbers of a draw by name."""
+    """All numbers of some parameters by name."""
     named = {}
     for name, value in vars(drawn).items():
         for index, number in enumerate(value if isinstance(value, tuple) else (value,)):
@@ -81,25 +81,25 @@ def test_rules_of_the_section(given_values, message):
     assert message in str(caught.value)
 
 
-def test_the_same_draw_everywhere_and_always():
-    drawn = values_of(draw(PRESETS["paper_2021"], 7, 1234))
+def test_the_same_parameters_everywhere_and_always():
+    drawn = values_of(sample_parameters(PRESETS["paper_2021"], 7, 1234))
     assert drawn == GOLDEN
 
 
-def test_draws_depend_on_neither_order_nor_thread():
+def test_parameters_depend_on_neither_order_nor_thread():
     ranges, positions = PRESETS["paper_2022"], list(range(200))
-    one_by_one = [draw(ranges, 3, position) for position in positions]
+    one_by_one = [sample_parameters(ranges, 3, position) for position in positions]
     order = np.random.RandomState(0).permutation(200).tolist()
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        shuffled = list(pool.map(lambda position: draw(ranges, 3, position), order))
+        shuffled = list(pool.map(lambda position: sample_parameters(ranges, 3, position), order))
     assert [shuffled[order.index(position)] for position in positions] == one_by_one
     assert len({str(drawn) for drawn in one_by_one}) == 200
-    assert draw(ranges, 4, 0) != one_by_one[0]
+    assert sample_parameters(ranges, 4, 0) != one_by_one[0]
 
 
-def test_draws_fill_their_ranges():
+def test_parameters_fill_their_ranges():
     ranges = Ranges(True, 180.0, 0.025, (0.5, 1.5), (0.65, 1.35), 32.0, 16.0, 8.0, 10.0, (0.25, 2.0))
-    drawn = [values_of(draw(ranges, 0, position)) for position in range(2000)]
+    drawn = [values_of(sample_parameters(ranges, 0, position)) for position in range(2000)]
     limits = {
         "angle": (-180, 180),
         "shift": (-0.025, 0.025),
@@ -128,15 +128,17 @@ def test_draws_fill_their_ranges():
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), position=st.integers(0, 10**9), name=st.sampled_from(Ranges._fields))
 def test_one_range_does_not_move_the_numbers_of_another(seed, position, name):
-    full = values_of(draw(PRESETS["paper_2021"], seed, position))
-    less = values_of(draw(PRESETS["paper_2021"]._replace(**{name: getattr(Ranges(), name)}), seed, position))
+    full = values_of(sample_parameters(PRESETS["paper_2021"], seed, position))
+    less = values_of(
+        sample_parameters(PRESETS["paper_2021"]._replace(**{name: getattr(Ranges(), name)}), seed, position)
+    )
     changed = {key for key in full if full[key] != less[key]}
     own = {"rotation": ("angle",), "flip": ("flip_rows", "flip_columns"), "stain_angle": ("stain_angles",)}
     own["stain_strength"] = ("stain_strengths",)
     assert all(key[:-1] in own.get(name, (name,)) for key in changed)
 
 
-def test_the_defaults_of_a_draw_are_no_change():
-    neutral = values_of(draw(Ranges(), 0, 0))
-    expected = values_of(Draw())
+def test_the_defaults_are_no_change():
+    neutral = values_of(sample_parameters(Ranges(), 0, 0))
+    expected = values_of(TransformParameters())
     assert {key for key in neutral if neutral[key] != expected[key]} == {"stain_directions0", "stain_directions1"}

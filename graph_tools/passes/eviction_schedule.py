@@ -8,21 +8,21 @@ of the groups next to their uses.
 
 import heapq
 from dataclasses import dataclass
-from typing import List, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
+from graph_tools.arrays import Array
 from graph_tools.graph.lifetimes import Lifetimes, lifetimes, touched_bytes
 from graph_tools.graph.opgraph import OpGraph
-from graph_tools.passes.group import Group, group_of, op_order
-from graph_tools.passes.prefetch import GroupUse, Prefetch, group_uses
-from graph_tools.plan import Eviction
+from graph_tools.passes.group import GroupUse, group_uses
+from graph_tools.plan import Eviction, Group, Prefetch, group_of, op_order
 from graph_tools.simulation.machine import Machine
 from graph_tools.simulation.pages import held_pages
 
 
 @dataclass(frozen=True)
-class Moves:
+class EvictionSchedule:
     """What leaves and comes back.
 
     Attributes:
@@ -36,15 +36,16 @@ class Moves:
     short_pages: int
 
 
-def plan_moves(
+def schedule_evictions(
     graph: OpGraph,
     groups: Sequence[Group],
     machine: Machine,
     smallest: int = 0,
     ends: Optional[Sequence[float]] = None,
     life: Optional[Lifetimes] = None,
-) -> Moves:
-    """Schedule moves so that no group holds more than the device has, where the host and the gaps between uses allow.
+) -> EvictionSchedule:
+    """Schedule evictions so that no group holds more than the device has, where the host and the gaps between uses
+    allow.
 
     Args:
         graph: with the copies of recomputed operations.
@@ -53,15 +54,23 @@ def plan_moves(
         life: of the order of these groups, where it is known.
     """
     life = life or lifetimes(graph, op_order(groups))
-    return _Schedule(graph, groups, machine, max(smallest, machine.page_bytes), ends, life).run()
+    return _Scheduler(graph, groups, machine, max(smallest, machine.page_bytes), ends, life).run()
 
 
-class _Schedule:
-    def __init__(self, graph, groups, machine: Machine, smallest, ends, life):
+class _Scheduler:
+    def __init__(
+        self,
+        graph: OpGraph,
+        groups: Sequence[Group],
+        machine: Machine,
+        smallest: int,
+        ends: Optional[Sequence[float]],
+        life: Lifetimes,
+    ):
         self._machine = machine
         self._count = len(groups)
         starts = np.cumsum([0] + [len(group.ops) for group in groups[:-1]])
-        held = np.maximum.reduceat(held_pages(graph, life, machine), starts)
+        held: Array = np.maximum.reduceat(held_pages(graph, life, machine), starts)
         self._short = held - machine.device_bytes // machine.page_bytes  # pages that each group lacks
         self._begin = np.concatenate([[0.0], _ends(graph, life, groups, machine) if ends is None else ends])
         self._uses: List[GroupUse] = []
@@ -76,25 +85,26 @@ class _Schedule:
         self._bytes = [life.storages[use.storage].bytes for use in self._uses]
         self._waiting: List[Tuple[int, int]] = []  # gaps that may leave, the one that ends last first
         self._away: List[Tuple[int, int]] = []  # gaps that are to come back, the one that ends first first
-        self._left = {}  # gap -> group during which it leaves, and when it has left
+        self._left: Dict[int, Tuple[int, float]] = {}  # gap -> group during which it leaves, and when it has left
         self._out_free = self._in_free = 0.0
         self._host = machine.host_bytes // machine.page_bytes
         self._evictions: List[Eviction] = []
         self._prefetches: List[Prefetch] = []
 
-    def run(self) -> Moves:
+    def run(self) -> EvictionSchedule:
         for group in range(self._count):
             for number in self._free_at[group]:
                 heapq.heappush(self._waiting, (-self._uses[number].group, number))
-            self._move_out(group)
-            self._bring(group)
-        return Moves(tuple(self._evictions), tuple(self._prefetches), max(0, int(self._short.max(initial=0))))
+            self._evict(group)
+            self._prefetch(group)
+        short = max(0, int(self._short.max(initial=0)))
+        return EvictionSchedule(tuple(self._evictions), tuple(self._prefetches), short)
 
-    def _seconds(self, number):
+    def _seconds(self, number: int) -> float:
         machine = self._machine
         return self._pages[number] * machine.page_bytes / machine.copy_rate
 
-    def _move_out(self, group):
+    def _evict(self, group: int) -> None:
         """Start copies to the host while the link is free before the next group, or this one has no room."""
         while self._waiting:
             late = self._out_free >= self._begin[group + 1]
@@ -110,7 +120,7 @@ class _Schedule:
                 continue
             self._leave(number, group)
 
-    def _leave(self, number, group):
+    def _leave(self, number: int, group: int) -> None:
         use = self._uses[number]
         self._host -= self._pages[number]
         self._out_free = max(self._out_free, self._begin[group]) + self._seconds(number)
@@ -119,7 +129,7 @@ class _Schedule:
         heapq.heappush(self._away, (use.group, number))
         self._evictions.append(Eviction(use.tensor, self._bytes[number], group, use.group))
 
-    def _bring(self, group):
+    def _prefetch(self, group: int) -> None:
         """Start copies back while the link is free before the next group and there is room until they are needed."""
         while self._away:
             needed, number = self._away[0]
@@ -140,10 +150,11 @@ class _Schedule:
             self._prefetches.append(Prefetch(use.tensor, self._bytes[number], group, needed))
 
 
-def _ends(graph, life: Lifetimes, groups, machine: Machine):
-    """When each group is done if it never waits."""
+def _ends(graph: OpGraph, life: Lifetimes, groups: Sequence[Group], machine: Machine) -> Array:
+    """When each group is done, in seconds, if it never waits."""
     named, number_of = graph.by_name(), group_of(groups)
     seconds = np.zeros(len(groups))
     for name, touched in zip(life.order, touched_bytes(graph, life)):
         seconds[number_of[name]] += machine.seconds(named[name], touched)
-    return np.cumsum(seconds)
+    ends: Array = np.cumsum(seconds)
+    return ends

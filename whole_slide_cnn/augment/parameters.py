@@ -1,4 +1,4 @@
-"""What is drawn for one slide and step: presets, ranges, and random numbers that a seed and a position decide."""
+"""What is done to one slide in one step: presets, ranges, and random numbers that a seed and a position decide."""
 
 import dataclasses
 from typing import NamedTuple, Tuple
@@ -9,7 +9,7 @@ from whole_slide_cnn.config import Augmentation
 
 # Keeps these streams apart from others of the same seed; the length of the key does so as well.
 _STREAM = 0xA06
-_NUMBERS = 16  # in a draw: always all of them, so that no range moves the numbers of another
+_NUMBERS = 16  # of one slide and step: always all of them, so that no range moves the numbers of another
 
 
 class Ranges(NamedTuple):
@@ -47,7 +47,7 @@ def ranges_of(settings: Augmentation) -> Ranges:
 
 
 @dataclasses.dataclass(frozen=True)
-class Draw:
+class TransformParameters:
     """One augmentation, the same for every window of a slide. The defaults change nothing.
 
     The slide is flipped, then rotated about the canvas's centre, then shifted; then its colours change: stains,
@@ -82,7 +82,7 @@ class Draw:
     stain_strengths: Tuple[float, float] = (1.0, 1.0)
 
 
-def draw(ranges: Ranges, seed: int, position: int) -> Draw:
+def sample_parameters(ranges: Ranges, seed: int, position: int) -> TransformParameters:
     """The augmentation of one slide in one step.
 
     Args:
@@ -97,7 +97,7 @@ def draw(ranges: Ranges, seed: int, position: int) -> Draw:
     def around(largest):
         return between(-largest, largest)
 
-    return Draw(
+    return TransformParameters(
         flip_rows=next(shares) < 0.5 and ranges.flip,
         flip_columns=next(shares) < 0.5 and ranges.flip,
         angle=around(ranges.rotation),
