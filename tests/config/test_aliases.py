@@ -57,16 +57,9 @@ def test_old_keys_in_overrides_and_bases(write):
     assert load_config(path, ["unified.spill_dir=/there"]).unified.eviction_dir == "/there"
 
 
-@pytest.mark.parametrize("value", ["greedy", "integer", "best"])
-def test_a_policy_that_is_gone_means_the_one_that_is_left_and_says_so(value):
-    with pytest.warns(UserWarning, match="unified.memory_policy: {} is gone; recompute is taken".format(value)):
-        found = config_from_dict(dict(MINIMAL, unified={"choice": value}))
-    assert found.unified.memory_policy == "recompute"
-
-
 def test_an_old_key_and_its_present_one_in_one_source_are_refused():
     with pytest.raises(ConfigError, match="unified.choice is the old name of unified.memory_policy; give only that"):
-        config_from_dict(dict(MINIMAL, unified={"choice": "best", "memory_policy": "best"}))
+        config_from_dict(dict(MINIMAL, unified={"choice": "remat", "memory_policy": "recompute"}))
 
 
 def test_a_source_is_left_as_it_was():
@@ -102,6 +95,13 @@ def test_a_dropped_value_means_the_nearest_and_says_so(dropped):
     with pytest.warns(UserWarning, match="max is gone; gmp is the nearest"):
         assert config_from_dict(dict(MINIMAL, model={"pooling": "max"})).model.pooling == "gmp"
     assert current_keys({"model.pooling": "max", "train.beta1": 0.5}) == {"model.pooling": "gmp", "train.beta1": 0.5}
+
+
+@pytest.mark.parametrize("name", ["greedy", "integer", "best"])
+def test_memory_policies_of_earlier_versions(name):
+    given = dict(MINIMAL, unified={"choice": name, "device_gb": 8.0})
+    with pytest.warns(UserWarning, match="memory_policy: {} is gone; recompute is planned instead".format(name)):
+        assert config_from_dict(given).unified.memory_policy == "recompute"
 
 
 def test_keys_of_a_checkpoint():

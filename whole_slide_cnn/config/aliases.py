@@ -32,7 +32,9 @@ REPLACED_VALUES: Dict[str, Dict[str, Replacement]] = {
     "unified.memory_policy": {
         "remat": Replacement("recompute"),
         **{
-            name: Replacement("recompute", "unified.memory_policy: {} is gone; recompute is taken instead".format(name))
+            name: Replacement(
+                "recompute", "unified.memory_policy: {} is gone; recompute is planned instead".format(name)
+            )
             for name in ("greedy", "integer", "best")
         },
     },
