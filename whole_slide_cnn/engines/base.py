@@ -3,7 +3,7 @@
 import abc
 import ctypes
 import os
-from typing import Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence
+from typing import Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -132,6 +132,10 @@ class Engine(abc.ABC):
         Raises:
             SlideError: the slide cannot be read.
         """
+
+    def predict_with_map(self, canvas: Canvas, label: Optional[int] = None) -> Tuple[Prediction, np.ndarray]:
+        """:meth:`predict` and :meth:`class_map` of one slide, the same numbers, where the engine can from one pass."""
+        return self.predict(canvas, label), self.class_map(canvas)
 
     @abc.abstractmethod
     def _add_gradient(self, canvas: Canvas, label: int, share: float) -> Prediction:
