@@ -66,8 +66,7 @@ def test(
     maps = config.outputs.heatmaps if split == "test" else None
     with contextlib.ExitStack() as stack:
         with group.after_first():
-            source = assembly.open_splits(config, split)[split]
-            stack.callback(source.close)
+            source = stack.enter_context(assembly.open_splits(config, split)[split])
             network = make_network(config)
             checkpoint = assembly.trained_path(config, checkpoint)
             weights, progress = assembly.trained_weights(network, checkpoint)

@@ -14,6 +14,7 @@ from whole_slide_cnn.models.network import Network
 from whole_slide_cnn.sizes import Size
 from whole_slide_cnn.slides.canvas import open_canvas
 from whole_slide_cnn.slides.pyramid import write_pyramid
+from whole_slide_cnn.slides.settings import SlideSettings
 
 ORIGIN = {"checkpoint": {"path": "best.npz", "sha256": "0" * 64}, "epoch": 3, "commit": None, "versions": {}}
 
@@ -26,7 +27,7 @@ def written(tmp_path_factory):
     network = Network("tiny", "gmp", "sigmoid", 2)
     probabilities = np.random.RandomState(0).random_sample((7, 8, 2)).astype(np.float32)
     settings = files.HeatmapSettings(network, ("normal", "tu/mor"), (1,), 0.3, ORIGIN)
-    with open_canvas(str(folder / "slide.tiff"), (197, 230), mpp=0.73, name="slide") as canvas:
+    with open_canvas(str(folder / "slide.tiff"), (197, 230), SlideSettings(mpp=0.73), "slide") as canvas:
         files.write_heatmap(str(folder / "maps"), canvas, probabilities, settings)
         return folder / "maps", probabilities, network, grid_of(network.trunk, canvas), canvas.placement
 

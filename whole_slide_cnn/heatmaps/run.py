@@ -1,6 +1,5 @@
 """Heat maps of the slides of a list: computed for it, or from the pass that scores them."""
 
-import contextlib
 import os
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
@@ -37,7 +36,7 @@ from whole_slide_cnn.running.bars import slide_bar
 from whole_slide_cnn.running.communicator import Communicator, SingleCommunicator
 from whole_slide_cnn.running.slides import SlideSource
 from whole_slide_cnn.sizes import Size
-from whole_slide_cnn.slides.canvas import SlideCanvas
+from whole_slide_cnn.slides.canvas import Canvas, SlideCanvas
 from whole_slide_cnn.slides.manifest import Record
 from whole_slide_cnn.slides.tissue import tissue_mask
 
@@ -112,10 +111,11 @@ class ScoredSlides:
         self._undrawn: Dict[str, str] = {}
         self._stop: Optional[WholeSlideError] = None
 
-    def __call__(self, record: Record, canvas: SlideCanvas, logits: np.ndarray) -> None:
+    def __call__(self, record: Record, canvas: Canvas, logits: np.ndarray) -> None:
         """Draw one slide; see :meth:`SlideDrawer.draw`."""
         if self._stop is not None:
             return
+        assert isinstance(canvas, SlideCanvas)  # nothing was done to it
         try:
             self._drawer.draw(record, canvas, logits)
             self._drawn += 1
@@ -218,7 +218,7 @@ def draw_heatmaps(
     config = group.broadcast(settled)
     settings = make_settings(config, network, checkpoint, progress, drawn, threshold)
     extra = extra_memory(config, network)
-    with contextlib.closing(SlideSource(records, config.data)) as source, assembly.make_engine(
+    with SlideSource(records, config.data) as source, assembly.make_engine(
         config, network, report=group.say, extra_memory=extra, group=group
     ) as engine:
         if group.rank == 0:
@@ -272,6 +272,7 @@ def _draw_slides(engine: Engine, source: SlideSource, records: Sequence[Record],
     """Draw every readable slide among ``records``."""
     with slide_bar("heat maps", len(records)) as bar:
         for record, canvas in source.canvases(records, tqdm.write):
+            assert isinstance(canvas, SlideCanvas)  # nothing was done to it
             try:
                 drawer.draw(record, canvas, engine.class_map(canvas))
             except SlideError as error:
