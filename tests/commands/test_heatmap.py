@@ -304,7 +304,7 @@ def test_a_slide_is_opened_and_read_once_for_score_and_map(score, study, counted
 @pytest.mark.parametrize("setting", ["outputs.weights=none.npz", "memory_gb=0.001"])
 def test_the_source_is_closed_on_error(score, monkeypatch, setting):
     closed = []
-    monkeypatch.setattr(slides.SlideSource, "close", closed.append)
+    monkeypatch.setattr(slides.SlideSource, "close", lambda self: closed.append(self))
     assert score(setting).code == 2
     assert len(closed) == 1
 
