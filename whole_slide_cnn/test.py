@@ -72,12 +72,11 @@ def test(
             weights, progress = assembly.trained_weights(network, checkpoint)
             if maps is not None:
                 make_folder(maps)  # what cannot be written is said before hours of work
-        settled = assembly.settle(config, training=False, processes=group.local_size) if group.rank == 0 else None
-        config = group.broadcast(settled)
+        resolved = assembly.resolve(config, training=False, processes=group.local_size) if group.rank == 0 else None
+        config = group.broadcast(resolved)
         extra_memory = () if maps is None else heatmaps.extra_memory(config, network)
-        engine = assembly.make_engine(config, network, report=group.say, extra_memory=extra_memory, group=group)
+        engine = assembly.make_engine(config, network, None, group.say, weights, extra_memory, group)
         stack.enter_context(engine)
-        engine.load_state(weights)
         drawing = None
         if maps is not None:
             names = [record.slide_id for record in source.records]

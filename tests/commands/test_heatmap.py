@@ -15,7 +15,7 @@ from scipy import ndimage
 from whole_slide_cnn import heatmap
 from whole_slide_cnn import test as scoring
 from whole_slide_cnn.config import load_config
-from whole_slide_cnn.engines import ENGINES
+from whole_slide_cnn.engines.table import ENGINES
 from whole_slide_cnn.errors import SlideError
 from whole_slide_cnn.evaluation.scores import read_scores
 from whole_slide_cnn.heatmaps import files

@@ -14,7 +14,7 @@ from whole_slide_cnn.slides.canvas import Canvas
 from whole_slide_cnn.slides.manifest import Record
 
 if TYPE_CHECKING:  # importing an engine imports TensorFlow
-    from whole_slide_cnn.engines.base import Engine
+    from whole_slide_cnn.engines.interface import Engine
 
 # Takes a scored slide, its open canvas, and its class map: logits (cells high, cells wide, classes).
 Receive = Callable[[Record, Canvas, np.ndarray], None]

@@ -7,7 +7,7 @@ import numpy as np
 from tqdm import tqdm
 
 from whole_slide_cnn.config import TrainConfig
-from whole_slide_cnn.engines.base import Engine
+from whole_slide_cnn.engines.interface import Engine
 from whole_slide_cnn.errors import SlideError, TrainingError, WholeSlideError
 from whole_slide_cnn.files import make_folder
 from whole_slide_cnn.heatmaps.cells import grid_of
@@ -214,16 +214,15 @@ def draw_heatmaps(
             raise WholeSlideError("there is no folder {} of masks".format(masks))
         weights, progress = assembly.trained_weights(network, checkpoint)
         make_folder(output)
-    settled = assembly.settle(config, training=False, processes=group.local_size) if group.rank == 0 else None
-    config = group.broadcast(settled)
+    resolved = assembly.resolve(config, training=False, processes=group.local_size) if group.rank == 0 else None
+    config = group.broadcast(resolved)
     settings = make_settings(config, network, checkpoint, progress, drawn, threshold)
     extra = extra_memory(config, network)
     with SlideSource(records, config.data) as source, assembly.make_engine(
-        config, network, report=group.say, extra_memory=extra, group=group
+        config, network, None, group.say, weights, extra, group
     ) as engine:
         if group.rank == 0:
             write_provenance(output, config, lists, checkpoint=checkpoint, processes=group.size)
-        engine.load_state(weights)
         drawer = SlideDrawer([record.slide_id for record in source.records], output, settings, masks)
         _draw_slides(engine, source, source.records[group.rank :: group.size], drawer)
         parts = group.allgather((drawer.found, source.failed))
