@@ -301,7 +301,7 @@ def test_a_slide_is_opened_and_read_once_for_score_and_map(score, study, counted
     assert (study / "drawn" / "test-5" / "map.json").exists()
 
 
-@pytest.mark.parametrize("setting", ["outputs.weights=none.npz", "memory_gb=0.001"])
+@pytest.mark.parametrize("setting", ["outputs.weights=none.h5", "memory_gb=0.001"])
 def test_the_source_is_closed_on_error(score, monkeypatch, setting):
     closed = []
     monkeypatch.setattr(slides.SlideSource, "close", lambda self: closed.append(self))

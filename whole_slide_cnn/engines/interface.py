@@ -118,7 +118,7 @@ class Engine(abc.ABC):
         """
 
     def predict_with_map(self, canvas: Canvas, label: Optional[int] = None) -> Tuple[Prediction, np.ndarray]:
-        """:meth:`predict` and :meth:`class_map` of one slide, bit for bit; an engine that can do so reads it once for both.
+        """:meth:`predict` and :meth:`class_map` of one slide, bit for bit; engines that can read it once for both.
 
         Raises:
             SlideError: the slide cannot be read.
