@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import warnings
 from typing import Any, Dict, Optional, Sequence, Tuple
 
 import numpy as np
@@ -13,7 +12,7 @@ from whole_slide_cnn.config import WEIGHT_EXTENSIONS, TrainConfig
 from whole_slide_cnn.engines import ENGINES
 from whole_slide_cnn.engines.base import Engine, has_gpu
 from whole_slide_cnn.engines.memory import check_memory, engine_memory
-from whole_slide_cnn.errors import ConfigError, ManifestError, MemoryBudgetError, WeightsError
+from whole_slide_cnn.errors import MemoryBudgetError, WeightsError
 from whole_slide_cnn.models.network import Network
 from whole_slide_cnn.models.weights import Weights, load_weights
 from whole_slide_cnn.planning.auto import choose_engine, foresee, run_target
@@ -22,11 +21,8 @@ from whole_slide_cnn.running.checkpoint import load_checkpoint
 from whole_slide_cnn.running.communicator import Communicator, SingleCommunicator
 from whole_slide_cnn.running.names import BEST
 from whole_slide_cnn.running.optimisers import Adam
-from whole_slide_cnn.running.slides import Prepare, SlideSource
+from whole_slide_cnn.running.slides import Prepare, SlideSource, load_splits
 from whole_slide_cnn.slides.canvas import Canvas
-from whole_slide_cnn.slides.manifest import check_disjoint, load_manifest
-
-SPLITS = ("train", "val", "test")
 
 
 def make_optimiser(config: TrainConfig) -> Adam:
@@ -184,24 +180,6 @@ def trained_weights(network: Network, path: str) -> Tuple[Weights, Dict[str, Any
 
 
 def open_splits(config: TrainConfig, *required: str) -> Dict[str, SlideSource]:
-    """The data lists a configuration names, checked against each other.
-
-    Raises:
-        ConfigError: a required list is not named.
-        ManifestError: a list is malformed, or a case is in two of them and ``data.allow_shared_cases`` is not set.
-    """
-    for name in required:
-        if getattr(config.data, name) is None:
-            raise ConfigError("data.{} must name a data list for this command".format(name))
-    records = {
-        name: load_manifest(getattr(config.data, name), config.data.classes)
-        for name in SPLITS
-        if getattr(config.data, name) is not None
-    }
-    try:
-        check_disjoint(records)
-    except ManifestError as error:
-        if not config.data.allow_shared_cases:
-            raise
-        warnings.warn("{}; data.allow_shared_cases lets it pass".format(error), stacklevel=2)
-    return {name: SlideSource(split, config.data) for name, split in records.items()}
+    """The data lists a configuration names, to open slides from; see
+    :func:`whole_slide_cnn.running.slides.load_splits`."""
+    return {name: SlideSource(records, config.data) for name, records in load_splits(config.data, *required).items()}
