@@ -90,7 +90,7 @@ def tensorflow_trial(budget: int, device: str = "/gpu:0") -> Iterator[Trial]:
 
             return move
 
-        evict, prefetch = [mover(operation) for operation in moving] or [None, None]
+        evict, prefetch = map(mover, moving) if moving else (None, None)
         reason = ops.reason if isinstance(ops, NoUmOps) else None
         yield Trial(tensorflow.__version__, lambda: float(session.run(mean)), evict, prefetch, reason)
 
