@@ -33,8 +33,8 @@ struct timed {
 static struct timed streams[MAX_STREAMS]; /* the first is the default stream */
 static struct timed events[MAX_EVENTS];
 static double host; /* until when the host has waited */
-static const char *const kernels[] = {"tfum_spin", "tfum_add"};
-enum { SPIN, ADD };
+static const char *const kernels[] = {"tfum_spin", "tfum_add", "probe_read", "probe_write"};
+enum { SPIN, ADD, READ, WRITE };
 
 int fake_faulty(const char *fault)
 {
@@ -241,6 +241,17 @@ static int add(void **arguments, void *stream)
     return result;
 }
 
+/* The kernels of benchmarks/gpu: they read every word, or set it. */
+static int probe(void **arguments, int writing, void *stream)
+{
+    uint64_t words = *(uint64_t *)arguments[0], count = *(uint64_t *)arguments[1], sums = *(uint64_t *)arguments[3];
+    uint32_t value = *(uint32_t *)arguments[2];
+    int result = fake_holding(sums) ? touch(words, count * 4, stream) : INVALID_VALUE;
+    for (uint64_t i = 0; writing && result == 0 && i < count; i++)
+        ((uint32_t *)(uintptr_t)words)[i] = value;
+    return result;
+}
+
 EXPORT int cuLaunchKernel(void *function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
                           unsigned block_y, unsigned block_z, unsigned shared, void *stream, void **arguments,
                           void **extra)
@@ -249,9 +260,11 @@ EXPORT int cuLaunchKernel(void *function, unsigned grid_x, unsigned grid_y, unsi
     if (grid_y != 1 || grid_z != 1 || block_y != 1 || block_z != 1 || shared || extra || block_x > 1024)
         return INVALID_VALUE;
     pthread_mutex_lock(&fake_lock);
-    int result = function == (void *)&kernels[SPIN]  ? spin(arguments, grid_x * block_x, stream)
-                 : function == (void *)&kernels[ADD] ? add(arguments, stream)
-                                                     : INVALID_HANDLE;
+    int result = function == (void *)&kernels[SPIN]    ? spin(arguments, grid_x * block_x, stream)
+                 : function == (void *)&kernels[ADD]   ? add(arguments, stream)
+                 : function == (void *)&kernels[READ]  ? probe(arguments, 0, stream)
+                 : function == (void *)&kernels[WRITE] ? probe(arguments, 1, stream)
+                                                       : INVALID_HANDLE;
     pthread_mutex_unlock(&fake_lock);
     return result;
 }
