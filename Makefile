@@ -7,7 +7,7 @@ GOLDENS ?=
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-parallel demo test test-slow lint sanitize gpu-check exactness goldens published-figures \
+.PHONY: help setup setup-parallel demo test test-slow lint docs sanitize gpu-check exactness goldens published-figures \
 	lungmosaic clean FORCE
 
 # TensorFlow's start-up notices hide what the commands say; its errors stay.
@@ -31,6 +31,7 @@ export HOROVOD_WITHOUT_GLOO := 1
 endif
 
 C_FILES := $(wildcard tf_um_patch/csrc/*/*.c tests/tf_um_patch/native/*.c)
+C_SOURCES := $(C_FILES) $(wildcard tf_um_patch/csrc/*.h tf_um_patch/csrc/*/*.h tf_um_patch/csrc/*/*.cc)
 C_WARNINGS := -std=c11 -Wall -Wextra -Wstrict-prototypes -Werror -Itf_um_patch/csrc
 
 # The stamp is written last and holds the folder of the checkout. An environment without it was left half made, one
@@ -60,11 +61,20 @@ test: $(STAMP) ## Run the tests.
 test-slow: $(STAMP) ## Run the tests that take minutes each.
 	$(RUN) -m pytest -m slow $(ARGS)
 
-lint: $(STAMP) ## Check style and formatting of all Python files, and warnings of all C files.
+lint: $(STAMP) ## Check style, formatting and types of all Python files, formatting and warnings of all C files.
 	$(RUN) -m ruff check $(ARGS)
 	$(RUN) -m ruff format --check
+	@if [ -x $(VENV)/bin/mypy ]; then echo mypy; $(RUN) -m mypy; \
+		else echo 'types are left out: mypy needs Python 3.10'; fi
+	@if [ -x $(VENV)/bin/clang-format ]; then echo clang-format --dry-run -Werror '...'; \
+		$(VENV)/bin/clang-format --dry-run -Werror --fallback-style=none $(C_SOURCES); \
+		else echo 'the formatting of C files is left out: clang-format needs Python 3.10'; fi
 	@if command -v gcc >/dev/null; then echo gcc $(C_WARNINGS) -fsyntax-only '...'; \
 		gcc $(C_WARNINGS) -fsyntax-only $(C_FILES); else echo 'C files are left out: there is no gcc'; fi
+
+docs: $(STAMP) ## Build the documentation site into site/; a broken link is an error.
+	@[ -x $(VENV)/bin/mkdocs ] || $(RUN) -m pip install --disable-pip-version-check -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict $(ARGS)
 
 sanitize: $(STAMP) ## Run the C code under the address, undefined behaviour and thread sanitizers.
 	$(RUN) -m pytest tests/tf_um_patch/test_shim_sanitizers.py $(ARGS)
@@ -86,7 +96,7 @@ lungmosaic: $(STAMP) ## Compare poolings on small and large lesions: make lungmo
 	$(RUN) benchmarks/lungmosaic.py $(ARGS)
 
 clean: ## Remove virtual environments and caches; results/ stays.
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist site *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -path ./.git -prune -o -path ./results -prune -o -path ./data -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
 $(STAMP): setup.py $(if $(INTACT),,FORCE)

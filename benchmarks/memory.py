@@ -79,6 +79,7 @@ def measure(options, side: int, slide: str) -> dict:
     from whole_slide_cnn.running.optimisers import Adam
     from whole_slide_cnn.sizes import Size
     from whole_slide_cnn.slides.canvas import open_canvas
+    from whole_slide_cnn.slides.settings import SlideSettings
 
     with tf.Graph().as_default(), tf.Session() as session:
         session.run(tf.matmul(tf.ones([64, 64]), tf.ones([64, 64])))
@@ -96,7 +97,9 @@ def measure(options, side: int, slide: str) -> dict:
         steps = options.moving or 2
         for step in range(steps):
             with (
-                moving_tissue(side, step) if options.moving else open_canvas(slide, Size(side, side), mpp=1.0)
+                moving_tissue(side, step)
+                if options.moving
+                else open_canvas(slide, Size(side, side), SlideSettings(mpp=1.0))
             ) as canvas:
                 engine.train_batch([canvas], [1])
         seconds = (time.time() - started) / steps

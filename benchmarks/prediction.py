@@ -54,6 +54,7 @@ def measure(options, engine: str, side: int, slide: str) -> dict:
     from whole_slide_cnn.engines import ENGINES as KNOWN
     from whole_slide_cnn.running.optimisers import Adam
     from whole_slide_cnn.slides.canvas import ArrayCanvas, open_canvas
+    from whole_slide_cnn.slides.settings import SlideSettings
 
     with tf.Graph().as_default(), tf.Session() as session:
         session.run(tf.matmul(tf.ones([64, 64]), tf.ones([64, 64])))
@@ -64,7 +65,7 @@ def measure(options, engine: str, side: int, slide: str) -> dict:
             made = stack.enter_context(KNOWN[engine](work.network, work.canvas, work.compute, Adam(1e-4), **extra))
             made.load_state(work.network.initial_weights(0))
             for _ in range(2):
-                with open_canvas(slide, work.canvas, mpp=1.0) as canvas:
+                with open_canvas(slide, work.canvas, SlideSettings(mpp=1.0)) as canvas:
                     made.train_batch([canvas], [1])
         pixels = np.random.RandomState(0).randint(100, 230, work.canvas + (3,), dtype=np.uint8)
         for _ in range(options.steps):

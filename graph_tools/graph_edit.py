@@ -64,12 +64,12 @@ def with_recomputes(graph: OpGraph, recomputes: Sequence[Recompute], check: bool
         for name in item.ops:
             op = ops[name]
             inputs = tuple(copied_ref(ref, copies) for ref in op.inputs)
-            copy = copy_name(name, number)
-            ops[copy] = replace(op, name=copy, inputs=inputs, control_inputs=())
-        again = copied_ref(item.tensor, copies)
+            own_name = copy_name(name, number)
+            ops[own_name] = replace(op, name=own_name, inputs=inputs, control_inputs=())
+        copy = copied_ref(item.tensor, copies)
         for name in item.readers:
             op = ops[name]
-            ops[name] = replace(op, inputs=tuple(again if ref == item.tensor else ref for ref in op.inputs))
+            ops[name] = replace(op, inputs=tuple(copy if ref == item.tensor else ref for ref in op.inputs))
     return (OpGraph if check else OpGraph.derived)(tuple(ops.values()), graph.fetches)
 
 

@@ -65,12 +65,12 @@ class Eviction:
 
 @dataclass(frozen=True)
 class Recompute:
-    """A tensor that is dropped after its last near use and computed again before its next one.
+    """A tensor that is dropped after its last near use and recomputed before its next one.
 
     Attributes:
-        tensor: what is computed again.
+        tensor: what is recomputed.
         bytes: its size.
-        ops: the operations to run again, in order. The tensor comes from the last of them, or from a copy that one of
+        ops: the operations to copy, in order. The tensor comes from the last of them, or from a copy that one of
             the sources made.
         readers: operations that read the copy instead of the tensor.
         sources: numbers of earlier recomputations of the plan whose copies these operations read where there are any.
@@ -95,7 +95,7 @@ class Plan:
         peak_bytes: the most bytes held at once, on device and host together, when operations run one after another.
         prefetches: explicit copies to the device.
         evictions: explicit copies to the host.
-        recomputes: tensors that are computed again.
+        recomputes: tensors that are dropped and recomputed, in the order in which their copies are made.
         memory_policy: how evictions and recomputations were chosen, in words; empty where all tensors are kept.
 
     Raises:

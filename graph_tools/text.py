@@ -60,8 +60,7 @@ def _tensors(what: str, items: Sequence[Union[Prefetch, Eviction, Recompute]]) -
 def precision_table(graph: OpGraph, plan: PrecisionPlan) -> str:
     """Which operations compute in half precision: how many, what they make, and how many of each type."""
     named, half = graph.by_name(), set(plan.half)
-    outputs = [out for op in graph.ops if not op.persistent for out in op.outputs if out.alias is None]
-    halved = sum(out.bytes for name in plan.half for out in named[name].outputs if out.alias is None) // 2
+    made = {op.name: sum(out.bytes for out in op.outputs if out.alias is None) for op in graph.ops if not op.persistent}
     lowered = sum(named[ref.op].outputs[ref.index].bytes for ref in plan.lowered)
     types = Counter(op.type for op in graph.ops)
     counts = Counter(named[name].type for name in plan.half)
@@ -71,9 +70,12 @@ def precision_table(graph: OpGraph, plan: PrecisionPlan) -> str:
         "arithmetic {:.4g} of {:.4g} operations".format(
             sum(op.flops for op in graph.ops if op.name in half), sum(op.flops for op in graph.ops)
         ),
-        "made       {} less of {}".format(readable(halved), readable(sum(out.bytes for out in outputs))),
-        "lowered    {} tensors, {}".format(len(plan.lowered), readable(lowered)),
-        "raised     {} tensors".format(len(plan.raised)),
+        "outputs    {} of {} take half the bytes".format(
+            readable(sum(made[name] for name in plan.half)), readable(sum(made.values()))
+        ),
+        "casts      {} float32 tensors to half ({}), {} outputs back".format(
+            len(plan.lowered), readable(lowered), len(plan.raised)
+        ),
         "",
         "   half  of all  type of operation",
     ]

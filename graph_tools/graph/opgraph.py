@@ -51,7 +51,7 @@ class Op:
         flops: multiplications and additions.
         persistent: whether its outputs outlive a step: variables and constants.
         pure: whether it always gives the same outputs for the same inputs and changes nothing, so that it can be
-            computed again.
+            recomputed.
     """
 
     name: str

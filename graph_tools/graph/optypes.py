@@ -11,7 +11,7 @@ def type_set(text: str) -> FrozenSet[str]:
 # Their outputs are there before the step and after it.
 PERSISTENT = type_set("Const Variable VariableV2 VarHandleOp")
 
-# Fed from outside: nothing computes them, and they cannot be computed again.
+# Fed from outside: nothing computes them, and they cannot be recomputed.
 FED = type_set("Placeholder PlaceholderV2")
 
 # The first output is the memory of the first input. Updates of variables give out the variable itself.

@@ -1,4 +1,4 @@
-"""From a graph to a plan: order, groups, what is evicted or computed again, what is fetched ahead."""
+"""From a graph to a plan: order, groups, what is evicted or recomputed, what is fetched ahead."""
 
 import warnings
 from typing import NamedTuple, Optional
@@ -63,7 +63,7 @@ def make_plan(
             what is dropped no longer counts for the memory that the other orders are compared by.
         depth: groups ahead that a prefetch may run; 0 plans none, 1 is the paper's. ``recompute`` decides by itself.
         memory_policy: ``keep`` leaves all tensors to the device's own paging, as the paper does; ``recompute`` drops
-            whole runs of layers, computes them again from shared copies and spreads evictions over the step. Names
+            whole runs of layers, recomputes them from shared copies and spreads evictions over the step. Names
             of before are read, with a warning where they mean another policy now (:func:`resolve_policy`).
         machine: budgets and rates; needed for ``recompute``. With ``keep`` no more is fetched ahead than its device
             has room for.

@@ -1,4 +1,4 @@
-"""Tensors of an ordered graph that can be computed again after the time when most is held, and from what."""
+"""Tensors of an ordered graph that can be recomputed after the time when most is held, and from what."""
 
 from collections import defaultdict
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _LONGEST_CHAIN = 64  # operations that make one tensor from what is there; each 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A tensor that can be computed again.
+    """A tensor that can be recomputed.
 
     Attributes:
         tensor: what later operations read.
@@ -55,7 +55,7 @@ class _Chain(NamedTuple):
 
 
 class Candidates:
-    """What can be computed again in one order of a graph, and what holding and computing cost there.
+    """What can be recomputed in one order of a graph, and what holding and computing cost there.
 
     Attributes:
         order: names of the operations.

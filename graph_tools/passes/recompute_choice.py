@@ -1,4 +1,4 @@
-"""What is dropped after the forward pass and computed again: each operation at most once, its copy shared by all.
+"""What is dropped after the forward pass and recomputed: each operation at most once, its copy shared by all.
 
 A dropped tensor's copy is made right before the first operation that reads it, which may be the copy of another one. It
 is made from what is there at that time, and from copies: so a whole run of layers can be dropped, and all of it

@@ -174,12 +174,12 @@ class _Search:
             if not found.result.stall_seconds:
                 break
             try:
-                again = self._evicted(found.copied, found.attempt, found.result.group_ends)
+                later = self._evicted(found.copied, found.attempt, found.result.group_ends)
             except BudgetError:
                 break
-            if again.seconds >= found.seconds:
+            if later.seconds >= found.seconds:
                 break
-            found = again
+            found = later
         return found
 
     def _evicted(self, copied: _Copied, attempt: _Attempt, ends: Optional[Sequence[float]] = None) -> _Found:

@@ -290,12 +290,12 @@ class _Editor:
         for number, (item, copies) in enumerate(zip(self._plan.recomputes, copies_by_op(self._plan.recomputes))):
             self._import_copies(number, item.ops, copies)
             original = self._tensor(item.tensor)
-            again = self._tensor(copied_ref(item.tensor, copies))
+            copy = self._tensor(copied_ref(item.tensor, copies))
             for name in item.readers:
                 op = self._op(name)
                 for index, tensor in enumerate(op.inputs):
                     if tensor is original:
-                        op._update_input(index, again)
+                        op._update_input(index, copy)
             count += len(item.ops)
         return count
 

@@ -242,7 +242,7 @@ def _attribute(op: tf.Operation, name: str, default: Any) -> Any:
 
 
 def _is_pure(op: tf.Operation) -> bool:
-    """Whether an operation is a function of its inputs that can be computed again."""
+    """Whether an operation is a function of its inputs, so that it can be recomputed."""
     writes = any(argument.is_ref for argument in op.op_def.input_arg)
     if op.type in PERSISTENT or op.type in _READS_ONLY:
         return True

@@ -21,6 +21,7 @@ from whole_slide_cnn.errors import ConfigError, SlideError
 from whole_slide_cnn.sizes import Size, Window
 from whole_slide_cnn.slides.block_cache import BlockCache
 from whole_slide_cnn.slides.canvas import ArrayCanvas, Canvas, open_canvas
+from whole_slide_cnn.slides.settings import SlideSettings
 
 RANDOM_PRESETS = sorted(set(PRESETS) - {"none"})
 sizes = st.tuples(st.integers(1, 100), st.integers(1, 100))
@@ -283,7 +284,7 @@ def test_a_slide_file(make_slide, tmp_path):
     path = str(tmp_path / "slide.tif")
     make_slide(path, 1, 0, size=(180, 150))
     settings = Augmentation(preset="paper_2021")
-    with augmented(open_canvas(path, (256, 256), mpp=1.0), settings, 0, 1) as canvas:
+    with augmented(open_canvas(path, (256, 256), SlideSettings(mpp=1.0)), settings, 0, 1) as canvas:
         everything = whole(canvas)
         window = Window(71, 64, 100, 129)
         np.testing.assert_array_equal(canvas.read(window), crop(everything, window))

@@ -49,9 +49,9 @@ def test_a_configuration_that_an_earlier_version_recorded_still_loads(write):
 
 
 def test_old_keys_in_overrides_and_bases(write):
-    write("base.yaml", "unified: {choice: best, spill_dir: old}\n")
+    write("base.yaml", "unified: {choice: keep, spill_dir: old}\n")
     path = write("run.yaml", "base: base.yaml\n" + yaml.safe_dump(MINIMAL))
-    assert load_config(path).unified.memory_policy == "best"
+    assert load_config(path).unified.memory_policy == "keep"
     assert load_config(path, ["unified.choice=remat"]).unified.memory_policy == "recompute"
     assert load_config(path, ["unified.memory_policy=recompute"]).unified.memory_policy == "recompute"
     assert load_config(path, ["unified.spill_dir=/there"]).unified.eviction_dir == "/there"
@@ -59,7 +59,7 @@ def test_old_keys_in_overrides_and_bases(write):
 
 def test_an_old_key_and_its_present_one_in_one_source_are_refused():
     with pytest.raises(ConfigError, match="unified.choice is the old name of unified.memory_policy; give only that"):
-        config_from_dict(dict(MINIMAL, unified={"choice": "best", "memory_policy": "best"}))
+        config_from_dict(dict(MINIMAL, unified={"choice": "remat", "memory_policy": "recompute"}))
 
 
 def test_a_source_is_left_as_it_was():
@@ -95,6 +95,13 @@ def test_a_dropped_value_means_the_nearest_and_says_so(dropped):
     with pytest.warns(UserWarning, match="max is gone; gmp is the nearest"):
         assert config_from_dict(dict(MINIMAL, model={"pooling": "max"})).model.pooling == "gmp"
     assert current_keys({"model.pooling": "max", "train.beta1": 0.5}) == {"model.pooling": "gmp", "train.beta1": 0.5}
+
+
+@pytest.mark.parametrize("name", ["greedy", "integer", "best"])
+def test_memory_policies_of_earlier_versions(name):
+    given = dict(MINIMAL, unified={"choice": name, "device_gb": 8.0})
+    with pytest.warns(UserWarning, match="memory_policy: {} is gone; recompute is planned instead".format(name)):
+        assert config_from_dict(given).unified.memory_policy == "recompute"
 
 
 def test_keys_of_a_checkpoint():

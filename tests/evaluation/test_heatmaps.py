@@ -21,6 +21,7 @@ from whole_slide_cnn.sizes import Size, Window
 from whole_slide_cnn.slides.canvas import open_canvas
 from whole_slide_cnn.slides.pyramid import write_pyramid
 from whole_slide_cnn.slides.reader import open_slide
+from whole_slide_cnn.slides.settings import SlideSettings
 
 BLUE, PINK = (40, 40, 160), (225, 170, 195)
 
@@ -58,7 +59,7 @@ def drawn(request, tmp_path_factory):
     network = Network(case.backbone, "gmp", "softmax", 2)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of slides that are cropped
-        canvas = open_canvas(str(folder / "slide.tiff"), case.canvas, mpp=case.mpp, name="slide")
+        canvas = open_canvas(str(folder / "slide.tiff"), case.canvas, SlideSettings(mpp=case.mpp), "slide")
     with canvas:
         probabilities = marked_cells(network, canvas)
         heatmaps.write_heatmap(str(folder / "out"), canvas, probabilities, settings(network))
@@ -223,7 +224,7 @@ def test_file_stems_are_safe_and_differ():
 def test_a_slide_of_unknown_resolution_still_gets_its_files(tmp_path):
     write_pyramid(str(tmp_path / "slide.tiff"), np.full((300, 310, 3), 200, np.uint8), None)
     network = Network("tiny", "gmp", "sigmoid", 2)
-    with open_canvas(str(tmp_path / "slide.tiff"), (320, 320), ratio=1.0) as canvas:
+    with open_canvas(str(tmp_path / "slide.tiff"), (320, 320), SlideSettings(ratio=1.0)) as canvas:
         heatmaps.write_heatmap(str(tmp_path), canvas, np.zeros((10, 10, 2), np.float32), settings(network, (0, 1)))
     assert read_json(tmp_path / "map.json")["level0_mpp"] is None
     assert read_json(tmp_path / "contours.geojson")["features"] == []

@@ -13,6 +13,7 @@ from whole_slide_cnn.sizes import Size, Window
 from whole_slide_cnn.slides import canvas as canvas_module
 from whole_slide_cnn.slides.canvas import BLANK_BLOCK, ArrayCanvas, SlideCanvas, open_canvas
 from whole_slide_cnn.slides.resample import ResampledSlide
+from whole_slide_cnn.slides.settings import SlideSettings
 from whole_slide_cnn.slides.tissue import thumbnail, tissue_mask, tissue_share
 
 PINK = (200, 100, 160)
@@ -157,16 +158,16 @@ def test_placement_converts_both_ways(make_canvas, photograph):
 def test_open_canvas(tmp_path, photograph, write_tiff):
     pixels = photograph(600, 700)
     path = write_tiff(tmp_path / "slide.tif", [pixels, pixels[::2, ::2]], mpp=0.5)
-    with open_canvas(path, (640, 768), mpp=0.5, name="S") as canvas:
+    with open_canvas(path, (640, 768), SlideSettings(mpp=0.5), "S") as canvas:
         assert canvas.name == "S"
         np.testing.assert_array_equal(canvas.read(Window(20, 34, 600, 700)), pixels)
-    with open_canvas(path, (640, 768), mpp=1.0) as canvas:
+    with open_canvas(path, (640, 768), SlideSettings(mpp=1.0)) as canvas:
         np.testing.assert_array_equal(canvas.read(Window(170, 209, 300, 350)), pixels[::2, ::2])
-    with open_canvas(path, (640, 768), mpp=1.0, slide_mpp=1.0) as canvas:
+    with open_canvas(path, (640, 768), SlideSettings(mpp=1.0, slide_mpp=1.0)) as canvas:
         assert canvas.slide.size == (600, 700)
     bare = write_tiff(tmp_path / "bare.tif", [pixels])
     with pytest.raises(SlideError, match="bare.tif.*µm/px"):
-        open_canvas(bare, (640, 768), mpp=1.0)
+        open_canvas(bare, (640, 768), SlideSettings(mpp=1.0))
 
 
 @pytest.mark.parametrize(
@@ -185,14 +186,14 @@ def test_a_ratio_on_aperio_slides(tmp_path, photograph, write_tiff, stated, rati
     """A ratio meant for slides of one um/px gives the same um/px on those of another, by the magnification."""
     path = str(tmp_path / "slide.svs")
     write_tiff(path, [photograph(300, 400)], None, (64, 64), description="Aperio |AppMag = {}|".format(stated))
-    with open_canvas(path, (300, 400), ratio=0.4, reader="openslide", ratio_mpp=ratio_mpp) as canvas:
+    with open_canvas(path, (300, 400), SlideSettings(ratio=0.4, reader="openslide", ratio_mpp=ratio_mpp)) as canvas:
         assert canvas.slide.size == (round(300 * 0.4 * factor), round(400 * 0.4 * factor))
 
 
 def test_a_ratio_on_other_slides(tmp_path, photograph, write_tiff):
     write_tiff(tmp_path / "slide.tif", [photograph(300, 400)], 0.25, (64, 64))
     for options in ({"ratio": 0.4}, {"mpp": 0.625}):
-        with open_canvas(str(tmp_path / "slide.tif"), (300, 400), ratio_mpp=0.46, **options) as canvas:
+        with open_canvas(str(tmp_path / "slide.tif"), (300, 400), SlideSettings(ratio_mpp=0.46, **options)) as canvas:
             assert canvas.slide.size == (120, 160)
 
 
@@ -250,7 +251,7 @@ def test_thumbnail(array_pyramid, photograph):
 
 
 def test_real_slide_on_a_canvas(real_slide):
-    with open_canvas(real_slide, (1536, 1536), mpp=1.0) as canvas:
+    with open_canvas(real_slide, (1536, 1536), SlideSettings(mpp=1.0)) as canvas:
         blank = canvas.blank_blocks()
         assert blank.shape == (48, 48) and blank[:, :6].all() and not blank[:, 8:40].all()
         whole = canvas.read(Window(0, 0, 1536, 1536))

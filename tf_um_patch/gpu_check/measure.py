@@ -19,7 +19,7 @@ from tf_um_patch.moves import Moves
 LEAST_BUDGET = 16 << 20
 REPEATS = 7  # of everything that is timed; medians are taken
 
-# What counts as working. Faults cost tens of times what resident pages do, so these are far from both.
+# What counts as working, far from what a GPU that works does: 119 times, 94 % and 1.02 on an H200 (docs/gpu.md).
 LEAST_FAULT_RATIO = 2.0
 LEAST_OVERLAP = 0.5
 LARGEST_MANAGED_RATIO = 1.5
@@ -128,14 +128,12 @@ def check_prefetch(managed: Memory) -> Check:
 
 def check_pages(managed: Memory) -> Check:
     """Pages really move, which the last prefetch location alone does not say: a kernel waits for those on the host."""
-    resident, faulting, taken = [], [], []
+    resident, faulting = [], []
     for _ in range(REPEATS):
         managed.move(cuda.HOST)
-        free = managed.card.driver.memory()[0]
         faulting.append(managed.add())
         managed.move(cuda.HOST)
         managed.move(managed.card.device)
-        taken.append(free - managed.card.driver.memory()[0])
         resident.append(managed.add())
     on_demand, fast = statistics.median(faulting), statistics.median(resident)
     ratio, intact = on_demand / fast, managed.intact()
@@ -144,7 +142,6 @@ def check_pages(managed: Memory) -> Check:
         "resident_time": measured(fast * 1e3, "ms"),
         "on_demand": _rate(managed.count, on_demand),
         "ratio": measured(ratio, "times"),
-        "free_memory_taken_by_prefetch": measured(int(statistics.median(taken)), "bytes"),
     }
     return verdict(
         "pages",

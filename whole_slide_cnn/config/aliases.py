@@ -29,7 +29,15 @@ RENAMED_KEYS: Dict[str, str] = {
 
 # By the present key.
 REPLACED_VALUES: Dict[str, Dict[str, Replacement]] = {
-    "unified.memory_policy": {"remat": Replacement("recompute")},
+    "unified.memory_policy": {
+        "remat": Replacement("recompute"),
+        **{
+            name: Replacement(
+                "recompute", "unified.memory_policy: {} is gone; recompute is planned instead".format(name)
+            )
+            for name in ("greedy", "integer", "best")
+        },
+    },
 }
 
 

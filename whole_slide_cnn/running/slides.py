@@ -1,7 +1,8 @@
 """The slides of a data list, opened as canvases; what is broken is remembered and never tried again."""
 
-from concurrent.futures import ThreadPoolExecutor
-from typing import Callable, Dict, Iterable, Iterator, NamedTuple, Optional, Sequence, Tuple
+import contextlib
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Callable, Dict, Generator, Iterable, Iterator, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -9,14 +10,17 @@ from whole_slide_cnn.config import Data
 from whole_slide_cnn.errors import SlideError, TrainingError
 from whole_slide_cnn.slides.canvas import Canvas, SlideCanvas, open_canvas
 from whole_slide_cnn.slides.manifest import Record, slide_path
+from whole_slide_cnn.slides.settings import SlideSettings
 
-# From a slide's canvas and the position of its draw to the canvas that is trained on. What it does may depend on
+# From a slide's canvas and the position in its stream to the canvas that is trained on. What it does may depend on
 # nothing else, so that a resumed run repeats it. Closing its result closes what it was given; where it raises, the
 # caller does so.
 Prepare = Callable[[Canvas, int], Canvas]
+Report = Callable[[str], Any]
+_Coming = Tuple[int, Record, "Future[Canvas]"]
 
 
-class Draw(NamedTuple):
+class SlideSample(NamedTuple):
     """One slide of a stream.
 
     Attributes:
@@ -30,7 +34,7 @@ class Draw(NamedTuple):
 
 
 class SlideSource:
-    """Opens the slides of one data list.
+    """Opens the slides of one data list; a context manager that is closed at its end.
 
     Attributes:
         records: the slides, in the order of the list.
@@ -41,6 +45,7 @@ class SlideSource:
         self.records = tuple(records)
         self.failed: Dict[str, str] = {}
         self._data = data
+        self._settings = SlideSettings.of(data)
         self._blank: Dict[str, Tuple[np.ndarray, Tuple[int, ...]]] = {}
         self._opener = ThreadPoolExecutor(1, thread_name_prefix="slide-opener")
 
@@ -50,6 +55,12 @@ class SlideSource:
     def close(self):
         """End the thread that opens slides ahead."""
         self._opener.shutdown()
+
+    def __enter__(self) -> "SlideSource":
+        return self
+
+    def __exit__(self, *exception):
+        self.close()
 
     def path(self, record: Record) -> str:
         """The file of a slide.
@@ -65,16 +76,8 @@ class SlideSource:
         Raises:
             SlideError: the slide cannot be read.
         """
-        canvas = open_canvas(
-            self.path(record),
-            self._data.canvas,
-            self._data.mpp,
-            self._data.ratio,
-            record.mpp if record.mpp is not None else self._data.slide_mpp,
-            record.slide_id,
-            self._data.reader,
-            self._data.ratio_mpp,
-        )
+        settings = self._settings.for_record(record)
+        canvas = open_canvas(self.path(record), self._data.canvas, settings, record.slide_id)
         try:
             if record.slide_id in self._blank:
                 bits, shape = self._blank[record.slide_id]
@@ -92,18 +95,15 @@ class SlideSource:
         self.failed[error.slide] = error.reason
         return "{}; skipped for the rest of this run".format(error)
 
-    def canvases(self, records: Iterable[Record], report) -> Iterator[Tuple[Record, Canvas]]:
-        """:meth:`draws` without numbers and preparation."""
-        stream = self.draws(enumerate(records), report)
-        try:
-            for draw in stream:
-                yield draw.record, draw.canvas
-        finally:
-            stream.close()
+    def canvases(self, records: Iterable[Record], report: Report) -> Iterator[Tuple[Record, Canvas]]:
+        """:meth:`stream` without numbers and preparation."""
+        with contextlib.closing(self.stream(enumerate(records), report)) as samples:
+            for sample in samples:
+                yield sample.record, sample.canvas
 
-    def draws(
-        self, numbered: Iterable[Tuple[int, Record]], report, prepare: Optional[Prepare] = None
-    ) -> Iterator[Draw]:
+    def stream(
+        self, numbered: Iterable[Tuple[int, Record]], report: Report, prepare: Optional[Prepare] = None
+    ) -> Generator[SlideSample, None, None]:
         """Open slides one ahead of their use. The caller closes each canvas.
 
         Broken slides are passed to ``report`` as a sentence, remembered and left out; the others keep their positions.
@@ -115,7 +115,7 @@ class SlideSource:
         Raises:
             TrainingError: all slides of the list are broken.
         """
-        coming = None
+        coming: Optional[_Coming] = None
         try:
             for position, record in self._unbroken(numbered):
                 future = self._opener.submit(self._open_prepared, record, position, prepare)
@@ -146,7 +146,7 @@ class SlideSource:
             if record.slide_id not in self.failed:
                 yield position, record
 
-    def _opened(self, entry, report):
+    def _opened(self, entry: _Coming, report: Report) -> Iterator[SlideSample]:
         position, record, future = entry
         if record.slide_id in self.failed:  # it broke while it was being opened again
             if future.exception() is None:
@@ -157,32 +157,33 @@ class SlideSource:
         except SlideError as error:
             report(self.fail(error))
             return
-        yield Draw(position, record, canvas)
+        yield SlideSample(position, record, canvas)
 
 
-def dealt(numbered: Iterable[Tuple[int, Record]], rank: int, size: int) -> Iterator[Tuple[int, Record]]:
+def shard(numbered: Iterable[Tuple[int, Record]], rank: int, size: int) -> Iterator[Tuple[int, Record]]:
     """Of a stream of positions and slides those that fall to one of several processes: each takes every size-th."""
     return ((position, record) for position, record in numbered if position % size == rank)
 
 
 class InTurn:
-    """A stream of draws that gives one only when its position has come."""
+    """A stream of slides that gives one only when its position has come."""
 
-    def __init__(self, draws: Iterator[Draw]):
-        self._draws, self._next = draws, None
+    def __init__(self, samples: Generator[SlideSample, None, None]):
+        self._samples = samples
+        self._next: Optional[SlideSample] = None
 
-    def before(self, end: int) -> Optional[Draw]:
-        """The next draw, if its position is lower than this; the receiver closes its canvas."""
+    def before(self, end: int) -> Optional[SlideSample]:
+        """The next slide, if its position is lower than this; the receiver closes its canvas."""
         if self._next is None:
-            self._next = next(self._draws, None)
+            self._next = next(self._samples, None)
         if self._next is None or self._next.position >= end:
             return None
-        draw, self._next = self._next, None
-        return draw
+        sample, self._next = self._next, None
+        return sample
 
     def close(self):
         """Close what was not given."""
-        self._draws.close()
+        self._samples.close()
         if self._next is not None:
             self._next.canvas.close()
 

@@ -7,11 +7,10 @@ from typing import NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 
-from whole_slide_cnn.config import MPP_TIMES_MAGNIFICATION
 from whole_slide_cnn.sizes import Size, Window
 from whole_slide_cnn.slides.interface import require_inside
-from whole_slide_cnn.slides.reader import open_slide
 from whole_slide_cnn.slides.resample import ResampledSlide
+from whole_slide_cnn.slides.settings import SlideSettings
 from whole_slide_cnn.slides.tissue import thumbnail, tissue_mask
 
 BLANK_BLOCK = 32
@@ -207,38 +206,24 @@ class SlideCanvas(Canvas):
 
 
 def open_canvas(
-    path: str,
-    size: Union[Size, Tuple[int, int]],
-    mpp: Optional[float] = None,
-    ratio: Optional[float] = None,
-    slide_mpp: Optional[float] = None,
-    name: Optional[str] = None,
-    reader: str = "auto",
-    ratio_mpp: Optional[float] = None,
+    path: str, size: Union[Size, Tuple[int, int]], settings: SlideSettings, name: Optional[str] = None
 ) -> SlideCanvas:
     """Open a slide file on a canvas. No pixel is read, unless the slide has to be cropped.
 
     Args:
         path: the slide file.
         size: canvas height and width.
-        mpp: wanted µm per canvas pixel; either this or ``ratio``.
-        ratio: wanted size relative to level 0.
-        slide_mpp: µm per pixel of level 0, going before what the file states.
+        settings: how the slide is read.
         name: how messages call the slide; the file name by default.
-        reader: see :func:`whole_slide_cnn.slides.reader.open_slide`.
-        ratio_mpp: µm per pixel of level 0 that ``ratio`` is meant for, which brings Aperio slides of another one to the
-            same µm per canvas pixel, by the magnification they state; None takes ``ratio`` as it is.
 
     Raises:
         SlideError: the slide cannot be opened, or its µm/px is needed and nobody states it.
     """
-    opened = open_slide(path, name, reader)
+    slide = settings.open(path, name)
     try:
-        if None not in (ratio, ratio_mpp, opened.aperio_magnification):
-            ratio *= MPP_TIMES_MAGNIFICATION / opened.aperio_magnification / ratio_mpp
-        return SlideCanvas(ResampledSlide(opened, mpp, ratio, slide_mpp), size)
+        return SlideCanvas(slide, size)
     except Exception:
-        opened.close()
+        slide.close()
         raise
 
 

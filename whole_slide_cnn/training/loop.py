@@ -23,7 +23,7 @@ from whole_slide_cnn.running.bars import slide_bar
 from whole_slide_cnn.running.checkpoint import load_checkpoint, save_checkpoint
 from whole_slide_cnn.running.communicator import Communicator, SingleCommunicator
 from whole_slide_cnn.running.names import BEST, LAST, LOG, SCALARS, WEIGHTS
-from whole_slide_cnn.running.slides import Draw, InTurn, Prepare, Sampler, SlideSource, dealt
+from whole_slide_cnn.running.slides import InTurn, Prepare, Sampler, SlideSample, SlideSource, shard
 from whole_slide_cnn.running.times import UPDATE_COLUMNS, TimeRecord
 from whole_slide_cnn.slides.manifest import Record
 from whole_slide_cnn.training import run_folder, schedule
@@ -71,7 +71,7 @@ class Trainer:
         val: slides to validate on, or None.
         resumed: how far the run is; None for one that begins.
         group: the processes that train together; all of their engines must hold the same state.
-        prepare: applied to the canvas of every slide that is trained on, with the position of its draw.
+        prepare: applied to the canvas of every slide that is trained on, with the position in the stream.
     """
 
     def __init__(
@@ -119,18 +119,18 @@ class Trainer:
         """
         settings, progress = self._config.train, self._progress
         self._catch_up()
-        stream = Sampler(self._train.records, self._config.seed).since(progress.positions[self._group.rank])
+        numbered = Sampler(self._train.records, self._config.seed).since(progress.positions[self._group.rank])
         with contextlib.ExitStack() as stack:
             folder = os.path.join(self._config.result_dir, SCALARS) if settings.tensorboard and self._leads else None
             self._scalars = stack.enter_context(Scalars(folder, progress.updates, progress.epoch))
-            draws = self._train.draws(self._dealt(stream), tqdm.write, self._prepare)
-            stack.enter_context(contextlib.closing(draws))
+            samples = self._train.stream(self._shard(numbered), tqdm.write, self._prepare)
+            stack.enter_context(contextlib.closing(samples))
             self._signals = stack.enter_context(StopSignals(self._say))
             while self._progress.epoch < settings.epochs and not self._progress.schedule.stopped:
                 self._agree()
                 self._stop_if_asked()
                 self._optimiser.learning_rate = self._progress.schedule.learning_rate
-                self._run_epoch(draws)
+                self._run_epoch(samples)
                 self._validate()
                 self._end_epoch()
         if self._leads:
@@ -139,8 +139,8 @@ class Trainer:
 
     # Several processes.
 
-    def _dealt(self, numbered):
-        return dealt(numbered, self._group.rank, self._group.size)
+    def _shard(self, numbered):
+        return shard(numbered, self._group.rank, self._group.size)
 
     def _say(self, text: str):
         """What all processes know is said by one."""
@@ -162,7 +162,7 @@ class Trainer:
 
     # An epoch.
 
-    def _run_epoch(self, draws):
+    def _run_epoch(self, samples):
         """The updates of an epoch that have not been made yet."""
         settings, progress = self._config.train, self._progress
         done = progress.updates - progress.epoch * settings.updates_per_epoch
@@ -171,7 +171,7 @@ class Trainer:
         with slide_bar(title, settings.updates_per_epoch * slides, done * slides, self._leads) as bar:
             for _ in range(done, settings.updates_per_epoch):
                 started = time.monotonic()
-                shares = self._agree(*self._update(draws))
+                shares = self._agree(*self._update(samples))
                 batch = _joined(shares)
                 trained = self._progress.trained.join(batch)
                 seconds = time.monotonic() - started
@@ -183,33 +183,33 @@ class Trainer:
                 bar.set_postfix_str("loss {:.4f}".format(trained.means().loss))
                 self._pause()
 
-    def _update(self, draws) -> Tuple[int, Tally]:
+    def _update(self, samples) -> Tuple[int, Tally]:
         """One optimiser step on the next ``batch_size`` readable slides: the position after them, and their tally. A
         slide that breaks in the middle of it is replaced by the next one, and its step starts again from the weights
         before it."""
-        drawn: List[Draw] = []
+        batch: List[SlideSample] = []
         try:
             while True:
-                while len(drawn) < self._config.train.batch_size:
-                    drawn.append(next(draws))
-                canvases = [draw.canvas for draw in drawn]
+                while len(batch) < self._config.train.batch_size:
+                    batch.append(next(samples))
+                canvases = [sample.canvas for sample in batch]
                 try:
-                    predictions = self._engine.train_batch(canvases, [draw.record.label for draw in drawn])
+                    predictions = self._engine.train_batch(canvases, [sample.record.label for sample in batch])
                 except SlideError as error:
                     tqdm.write(self._train.fail(error))
-                    for draw in drawn:
-                        if draw.record.slide_id == error.slide:
-                            draw.canvas.close()
-                    drawn = [draw for draw in drawn if draw.record.slide_id != error.slide]
+                    for sample in batch:
+                        if sample.record.slide_id == error.slide:
+                            sample.canvas.close()
+                    batch = [sample for sample in batch if sample.record.slide_id != error.slide]
                     continue
                 tally = Tally()
-                for draw, prediction in zip(drawn, predictions):
-                    self._refuse_nan(draw.record, prediction)
-                    tally = tally.add(prediction, draw.record.label)
-                return drawn[-1].position + 1, tally
+                for sample, prediction in zip(batch, predictions):
+                    self._refuse_nan(sample.record, prediction)
+                    tally = tally.add(prediction, sample.record.label)
+                return batch[-1].position + 1, tally
         finally:
-            for draw in drawn:
-                draw.canvas.close()
+            for sample in batch:
+                sample.canvas.close()
 
     def _validate(self):
         """The slides of the validation list that have not been validated yet."""
@@ -219,29 +219,29 @@ class Trainer:
         title = "validation {}".format(progress.epoch + 1)
         left = itertools.islice(enumerate(self._val.records), progress.val_position, None)
         with contextlib.ExitStack() as stack:
-            draws = InTurn(self._val.draws(self._dealt(left), tqdm.write))
-            stack.enter_context(contextlib.closing(draws))
+            samples = InTurn(self._val.stream(self._shard(left), tqdm.write))
+            stack.enter_context(contextlib.closing(samples))
             bar = slide_bar(title, count - len(self._val.failed), progress.validated.slides, self._leads)
             stack.enter_context(bar)
             # In rounds of one slide for each process, so that the sums, and with them their last bits, do not depend
             # on when a broken slide was found to be so.
             for end in range(progress.val_position + size, count + size, size):
-                draw = draws.before(end)
-                found = _joined(self._agree(tally=None if draw is None else self._validate_slide(draw)))
+                sample = samples.before(end)
+                found = _joined(self._agree(tally=None if sample is None else self._validate_slide(sample)))
                 self._progress = self._progress.after_validated(min(end, count), self._progress.validated.join(found))
                 bar.update(found.slides)
                 self._pause()
 
-    def _validate_slide(self, draw: Draw) -> Tally:
+    def _validate_slide(self, sample: SlideSample) -> Tally:
         try:
-            prediction = self._engine.predict(draw.canvas, draw.record.label)
-            self._refuse_nan(draw.record, prediction)
-            return Tally().add(prediction, draw.record.label)
+            prediction = self._engine.predict(sample.canvas, sample.record.label)
+            self._refuse_nan(sample.record, prediction)
+            return Tally().add(prediction, sample.record.label)
         except SlideError as error:
             tqdm.write(self._val.fail(error))
             return Tally()
         finally:
-            draw.canvas.close()
+            sample.canvas.close()
 
     def _end_epoch(self):
         """Log, schedule and checkpoint, in an order in which nothing is lost wherever it is cut off."""

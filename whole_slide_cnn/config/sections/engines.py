@@ -6,7 +6,7 @@ from typing import Dict, Optional, Type
 from whole_slide_cnn.config.options import Section, option
 from whole_slide_cnn.errors import ConfigError
 
-MEMORY_POLICIES = ("keep", "recompute", "greedy", "integer", "best")
+MEMORY_POLICIES = ("keep", "recompute")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,9 +57,8 @@ class Unified(Section):
         above=0,
     )
     memory_policy: str = option(
-        "How unified.device_gb is met: recompute (whole runs of layers are computed again from shared copies), greedy "
-        "or integer (single maps; the latter needs scipy 1.9), best (whichever of these, and of keeping all, is "
-        "predicted to be fastest), or keep (nothing leaves or is computed again; takes no unified.device_gb).",
+        "How unified.device_gb is met: recompute (whole runs of layers are computed again from shared copies, and maps "
+        "leave for a while), or keep (neither happens; takes no unified.device_gb).",
         "recompute",
         choices=MEMORY_POLICIES,
     )

@@ -69,14 +69,14 @@ class Opened(list):
 
     Attributes:
         attempts: how often each slide was tried.
-        arguments: what each slide was last opened with.
+        settings: what each slide was last opened with.
         broken: names of slides that cannot be opened.
         broken_scan: names of slides that break while their blank blocks are searched.
     """
 
     def __init__(self):
         super().__init__()
-        self.attempts, self.arguments, self.broken, self.broken_scan = Counter(), {}, set(), set()
+        self.attempts, self.settings, self.broken, self.broken_scan = Counter(), {}, set(), set()
 
 
 @pytest.fixture
@@ -84,9 +84,9 @@ def opened(monkeypatch):
     """An :class:`Opened`; no file is touched."""
     log = Opened()
 
-    def open_canvas(path, size, mpp, ratio, slide_mpp, name, reader, ratio_mpp):
+    def open_canvas(path, size, settings, name):
         log.attempts[name] += 1
-        log.arguments[name] = (path, size, mpp, ratio, slide_mpp, reader)
+        log.settings[name] = settings
         if name in log.broken:
             raise SlideError(name, "not a slide")
         return FakeCanvas(name, log, name in log.broken_scan)
@@ -182,7 +182,7 @@ def test_other_errors_are_not_swallowed(make_source, opened, monkeypatch):
     records = records_of(3)
     make = slides.open_canvas
     monkeypatch.setattr(
-        slides, "open_canvas", lambda *arguments: make(*arguments) if arguments[5] != "slide-0" else 1 // 0
+        slides, "open_canvas", lambda *arguments: make(*arguments) if arguments[3] != "slide-0" else 1 // 0
     )
     source = make_source(records)
     with pytest.raises(ZeroDivisionError):
@@ -206,7 +206,7 @@ def test_blank_blocks_are_searched_once_per_slide(make_source, opened):
 def test_resolution_of_the_data_list_goes_before_that_of_the_configuration(make_source, opened):
     records = records_of(1) + records_of(3, mpp=0.25)[1:]
     list(make_source(records, "data.slide_mpp=0.5").canvases(records, pytest.fail))
-    assert [opened.arguments[record.slide_id][4] for record in records] == [0.5, 0.25, 0.25]
+    assert [opened.settings[record.slide_id].slide_mpp for record in records] == [0.5, 0.25, 0.25]
 
 
 def test_real_slides(slide_set):
@@ -253,15 +253,15 @@ def test_positions_do_not_depend_on_what_broke(make_source, opened, broken):
     """Every slide is prepared with the position it has in the stream, counted with the slides that are left out."""
     records = records_of(5)
     opened.broken.update({broken} if broken else ())
-    stream = make_source(records).draws(Sampler(records, 1).since(3), lambda text: None, Prepared)
+    stream = make_source(records).stream(Sampler(records, 1).since(3), lambda text: None, Prepared)
     found = first(stream, 9)
     stream.close()
     wanted = [entry for entry in first(Sampler(records, 1).since(3), 13) if entry[1].slide_id != broken]
-    assert [(draw.position, draw.record) for draw in found] == wanted[:9]
-    assert [draw.canvas.position for draw in found] == [draw.position for draw in found]
-    assert [draw.canvas.name for draw in found] == [draw.record.slide_id for draw in found]
-    for draw in found:
-        draw.canvas.close()
+    assert [(sample.position, sample.record) for sample in found] == wanted[:9]
+    assert [sample.canvas.position for sample in found] == [sample.position for sample in found]
+    assert [sample.canvas.name for sample in found] == [sample.record.slide_id for sample in found]
+    for sample in found:
+        sample.canvas.close()
     assert [canvas.closed for canvas in opened] == [1] * len(opened)
 
 
@@ -272,7 +272,7 @@ def test_preparation_runs_ahead_in_the_thread_that_opens(make_source, opened):
         threads.append(threading.current_thread().name)
         return canvas
 
-    list(make_source(records).draws(enumerate(records), pytest.fail, prepare))
+    list(make_source(records).stream(enumerate(records), pytest.fail, prepare))
     assert len(threads) == 2 and all(name.startswith("slide-opener") for name in threads)
 
 
@@ -286,9 +286,9 @@ def test_a_preparation_that_fails_leaves_no_slide_open(make_source, opened, erro
         return canvas
 
     source = make_source(records)
-    stream = source.draws(enumerate(records), reported.append, prepare)
+    stream = source.stream(enumerate(records), reported.append, prepare)
     if swallowed:
-        assert [draw.position for draw in stream] == [0, 2]
+        assert [sample.position for sample in stream] == [0, 2]
         assert reported == ["slide slide-1: bad tile; skipped for the rest of this run"]
     else:
         with pytest.raises(ValueError, match="defect"):

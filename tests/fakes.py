@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from whole_slide_cnn.errors import TrainingError
 from whole_slide_cnn.running.communicator import Communicator
-from whole_slide_cnn.running.slides import Draw
+from whole_slide_cnn.running.slides import SlideSample
 from whole_slide_cnn.slides.manifest import Record
 
 
@@ -49,14 +49,14 @@ class FakeSource:
         self.failed[error.slide] = error.reason
         return "{}; skipped".format(error)
 
-    def draws(self, numbered, report, prepare=None):
+    def stream(self, numbered, report, prepare=None):
         for position, record in numbered:
             if len(self.failed) == len(self.records):
                 raise TrainingError("none of the {} slides can be read".format(len(self)))
             if record.slide_id not in self.failed:
                 self.opened.append(FakeCanvas(record.slide_id))
                 canvas = self.opened[-1] if prepare is None else prepare(self.opened[-1], position)
-                yield Draw(position, record, canvas)
+                yield SlideSample(position, record, canvas)
 
 
 class InOrder:
