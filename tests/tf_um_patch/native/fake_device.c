@@ -151,6 +151,50 @@ EXPORT int cuMemRangeGetAttribute(void *data, size_t size, int attribute, unsign
     return result;
 }
 
+/* ---- copies between plain memory and pinned host memory ---- */
+
+EXPORT int cuMemHostAlloc(void **address, size_t bytes, unsigned flags)
+{
+    ENTER(cuMemHostAlloc, 1);
+    (void)flags;
+    *address = malloc(bytes);
+    return *address ? 0 : 2;
+}
+
+EXPORT int cuMemFreeHost(void *address)
+{
+    ENTER(cuMemFreeHost, 1);
+    free(address);
+    return 0;
+}
+
+static int copy(void *to, const void *from, size_t bytes, void *stream)
+{
+    pthread_mutex_lock(&fake_lock);
+    memmove(to, from, bytes);
+    spend(stream, (double)bytes * per_moved_byte);
+    pthread_mutex_unlock(&fake_lock);
+    return 0;
+}
+
+EXPORT int cuMemcpyHtoDAsync_v2(unsigned long long to, const void *from, size_t bytes, void *stream)
+{
+    ENTER(cuMemcpyHtoDAsync_v2, 1);
+    return copy((void *)(uintptr_t)to, from, bytes, stream);
+}
+
+EXPORT int cuMemcpyDtoHAsync_v2(void *to, unsigned long long from, size_t bytes, void *stream)
+{
+    ENTER(cuMemcpyDtoHAsync_v2, 1);
+    return copy(to, (void *)(uintptr_t)from, bytes, stream);
+}
+
+EXPORT int cuMemcpyDtoDAsync_v2(unsigned long long to, unsigned long long from, size_t bytes, void *stream)
+{
+    ENTER(cuMemcpyDtoDAsync_v2, 1);
+    return copy((void *)(uintptr_t)to, (void *)(uintptr_t)from, bytes, stream);
+}
+
 /* ---- computing ---- */
 
 /* The time of a kernel that reads or writes all of a range, and what it does to where the pages are. */
