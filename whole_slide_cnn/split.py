@@ -12,9 +12,7 @@ from sklearn.model_selection import train_test_split
 from whole_slide_cnn.cli import run_command
 from whole_slide_cnn.errors import ManifestError, WholeSlideError
 from whole_slide_cnn.files import write_text
-from whole_slide_cnn.slides.manifest import HEADER, MPP_COLUMN, Record, load_manifest, manifest_classes
-
-SPLITS = ("train", "val", "test")
+from whole_slide_cnn.slides.manifest import HEADER, MPP_COLUMN, SPLITS, Record, load_manifest, manifest_classes
 
 
 def main(arguments=None) -> None:

@@ -73,7 +73,7 @@ def train(config, resume=False, overwrite=False, group=None):
 
 
 def _begin(config, network, resume, overwrite, group, others):
-    """Ready the result folder: the settled configuration, and the state and progress to go on from, or None twice."""
+    """Ready the result folder: the resolved configuration, and the state and progress to go on from, or None twice."""
     from whole_slide_cnn.provenance import write_provenance, write_resumption
     from whole_slide_cnn.running import assembly
     from whole_slide_cnn.training import run_folder
@@ -81,7 +81,7 @@ def _begin(config, network, resume, overwrite, group, others):
     folder = config.result_dir
     if resume:
         config = run_folder.with_engine_of_run(config, network)
-    config = assembly.settle(config, training=True, processes=group.local_size, others=others)
+    config = assembly.resolve(config, training=True, processes=group.local_size, others=others)
     state, resumed = run_folder.begin(config, network, resume, overwrite, group.size) or (None, None)
     for path in (os.path.join(folder, "config.yaml"), config.outputs.config):
         if path is not None:

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from whole_slide_cnn import check_slides
+from whole_slide_cnn.errors import ConfigError, ManifestError
 from whole_slide_cnn.sizes import Size, Window
 
 
@@ -59,6 +60,62 @@ def test_missing_resolution_is_a_fault_only_where_it_is_needed(folder, capsys):
     assert run(folder, ["silent.tif"], "--mpp", "1.0", "--slide-mpp", "0.5") == 0
     assert run(folder, ["silent.tif"], "--ratio", "0.5") == 0
     assert run(folder, ["good.tif"], "--mpp", "1.0") == 0
+
+
+@pytest.fixture
+def check_config(slide_set, make_slide, make_list, tmp_path, capsys):
+    """A function (*arguments) -> exit code and output of a check of a configuration's own slides: three lists of one
+    slide each, of which the test list's states no um/px."""
+    for name, mpp in (("a", 1.0), ("b", 1.0), ("c", None)):
+        make_slide(tmp_path / (name + ".tif"), label=0, seed=1, mpp=mpp)
+    for split, row in (("train", ("a", "normal")), ("val", ("b", "tumor", 2.0)), ("test", ("c", "normal"))):
+        make_list(str(tmp_path / (split + ".csv")), [row])
+    with open(slide_set.path("config.yaml"), encoding="utf-8") as stream:
+        (tmp_path / "config.yaml").write_text(stream.read().replace("slides: slides", "slides: ."), encoding="utf-8")
+
+    def check(*arguments):
+        code = check_slides.main(["--config", str(tmp_path / "config.yaml"), "--workers", "1"] + list(arguments))
+        return code, capsys.readouterr().out
+
+    return check
+
+
+def test_a_configuration_is_checked_as_training_reads_it(check_config):
+    """All its lists, by its folder, extension and um/px; a list's own um/px goes before the file's."""
+    with pytest.warns(UserWarning, match="slide b: 300 x 340 px at the working resolution, cropped to the canvas"):
+        code, output = check_config()
+    assert code == 1
+    assert output.splitlines()[0].startswith("broken: c: the file does not state its µm/px")
+    assert output.splitlines()[1] == "1 of 3 slides are broken"
+
+
+def test_keys_and_options_go_before_the_configuration(check_config, tmp_path):
+    settings = "--set", "data.canvas=400", "--set", "data.slide_mpp=1.0"
+    assert check_config(*settings) == (0, "all 3 slides are fine\n")
+    assert check_config("--set", "data.canvas=400", "--slide-mpp", "1") == (0, "all 3 slides are fine\n")
+    assert check_config("--ratio", "1") == (0, "all 3 slides are fine\n")
+    train = str(tmp_path / "train.csv")
+    assert check_config("--manifest", train) == (0, "all 1 slides are fine\n")
+    assert check_config("--manifest", train, "--slides", str(tmp_path / "elsewhere"))[0] == 1
+
+
+def test_labels_and_lists_of_a_configuration_are_checked(check_config, make_list, tmp_path):
+    with pytest.raises(ManifestError, match="unknown label 'tumor'"):
+        check_config("--set", "data.classes=[normal, other]")
+    make_list(str(tmp_path / "val.csv"), [("a", "tumor")])
+    with pytest.raises(ManifestError, match="case a is in both train and val"):
+        check_config()
+    with pytest.raises(ConfigError, match="names no data list; give one by --manifest"):
+        check_config(*(word for split in ("train", "val", "test") for word in ("--set", "data.{}=null".format(split))))
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence", [([], "give --config, --manifest or both"), (["--set", "seed=1"], "--set needs")]
+)
+def test_something_to_check_is_required(arguments, sentence, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        check_slides.main(arguments)
+    assert exit_info.value.code == 2 and sentence in capsys.readouterr().err
 
 
 def test_an_odd_file_does_not_end_the_check(folder, monkeypatch, capsys):

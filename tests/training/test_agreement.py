@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from fakes import Crash, FakeSource, Optimiser, Threads, numbered
 
-from whole_slide_cnn.engines.base import Prediction
+from whole_slide_cnn.engines.interface import Prediction
 from whole_slide_cnn.errors import Interrupted, SlideError
 from whole_slide_cnn.models.network import Network
 from whole_slide_cnn.running.checkpoint import load_checkpoint

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from fakes import FakeSource, InOrder, Optimiser
 
-from whole_slide_cnn.engines.base import Prediction
+from whole_slide_cnn.engines.interface import Prediction
 from whole_slide_cnn.errors import SlideError, TrainingError
 from whole_slide_cnn.models.network import Network
 from whole_slide_cnn.models.weights import load_weights

@@ -12,7 +12,7 @@ import tensorflow.compat.v1 as tf
 from fakes import Crash, FakeSource, Optimiser, numbered
 
 from whole_slide_cnn.config import aliases
-from whole_slide_cnn.engines.base import Prediction
+from whole_slide_cnn.engines.interface import Prediction
 from whole_slide_cnn.errors import ConfigError, Interrupted, SlideError, TrainingError, WeightsError
 from whole_slide_cnn.models.network import Network
 from whole_slide_cnn.running.checkpoint import load_checkpoint, save_checkpoint

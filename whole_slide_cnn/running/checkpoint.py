@@ -20,7 +20,7 @@ def save_checkpoint(path: str, network: Network, state: Dict[str, np.ndarray], p
     """Write a checkpoint.
 
     Args:
-        state: weights and optimiser state, as :meth:`whole_slide_cnn.engines.base.Engine.state` gives them.
+        state: weights and optimiser state, as :meth:`whole_slide_cnn.engines.interface.Engine.state` gives them.
         progress: anything JSON can hold.
     """
     metadata = json.dumps({"network": dataclasses.asdict(network), "progress": progress})

@@ -1,15 +1,16 @@
 """The slides of a data list, opened as canvases; what is broken is remembered and never tried again."""
 
 import contextlib
+import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Callable, Dict, Generator, Iterable, Iterator, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
 from whole_slide_cnn.config import Data
-from whole_slide_cnn.errors import SlideError, TrainingError
+from whole_slide_cnn.errors import ConfigError, ManifestError, SlideError, TrainingError
 from whole_slide_cnn.slides.canvas import Canvas, SlideCanvas, open_canvas
-from whole_slide_cnn.slides.manifest import Record, slide_path
+from whole_slide_cnn.slides.manifest import SPLITS, Record, check_disjoint, load_manifest, slide_path
 from whole_slide_cnn.slides.settings import SlideSettings
 
 # From a slide's canvas and the position in its stream to the canvas that is trained on. What it does may depend on
@@ -158,6 +159,28 @@ class SlideSource:
             report(self.fail(error))
             return
         yield SlideSample(position, record, canvas)
+
+
+def load_splits(data: Data, *required: str) -> Dict[str, Tuple[Record, ...]]:
+    """The data lists that a configuration names, checked against each other.
+
+    Raises:
+        ConfigError: a required list is not named.
+        ManifestError: a list is malformed, or a case is in two of them and ``data.allow_shared_cases`` is not set.
+    """
+    for name in required:
+        if getattr(data, name) is None:
+            raise ConfigError("data.{} must name a data list for this command".format(name))
+    splits = {
+        name: load_manifest(getattr(data, name), data.classes) for name in SPLITS if getattr(data, name) is not None
+    }
+    try:
+        check_disjoint(splits)
+    except ManifestError as error:
+        if not data.allow_shared_cases:
+            raise
+        warnings.warn("{}; data.allow_shared_cases lets it pass".format(error), stacklevel=2)
+    return splits
 
 
 def shard(numbered: Iterable[Tuple[int, Record]], rank: int, size: int) -> Iterator[Tuple[int, Record]]:

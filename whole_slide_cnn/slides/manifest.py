@@ -10,6 +10,7 @@ from whole_slide_cnn.errors import ManifestError, SlideError
 
 HEADER = ("case_id", "slide_id", "label")
 MPP_COLUMN = "mpp"
+SPLITS = ("train", "val", "test")
 SLIDE_EXTENSIONS = (
     *(".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".dcm"),
     *(".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"),

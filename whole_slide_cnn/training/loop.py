@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from whole_slide_cnn.config import TrainConfig
-from whole_slide_cnn.engines.base import Engine, Prediction
+from whole_slide_cnn.engines.interface import Engine, Prediction
 from whole_slide_cnn.errors import Interrupted, SlideError, TrainingError
 from whole_slide_cnn.files import replacing, write_text
 from whole_slide_cnn.models.weights import save_weights

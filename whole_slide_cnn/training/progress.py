@@ -6,7 +6,7 @@ from typing import Any, Dict, NamedTuple, Tuple
 
 import numpy as np
 
-from whole_slide_cnn.engines.base import Prediction
+from whole_slide_cnn.engines.interface import Prediction
 from whole_slide_cnn.training.schedule import ScheduleState
 
 
