@@ -10,7 +10,7 @@ those of ``direct``.
 
 import os
 import warnings
-from typing import Optional
+from typing import Optional, Tuple
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -121,6 +121,11 @@ class UnifiedEngine(Engine):
 
     def class_map(self, canvas: Canvas) -> np.ndarray:
         return self._session.run(self._class_map, self._feed(canvas, 0))
+
+    def predict_with_map(self, canvas: Canvas, label: Optional[int] = None) -> Tuple[Prediction, np.ndarray]:
+        feed = self._feed(canvas, 0 if label is None else label)
+        (loss, probabilities), logits = self._session.run([self._predicted, self._class_map], feed)
+        return Prediction(float("nan") if label is None else float(loss), probabilities), logits
 
     def _add_gradient(self, canvas: Canvas, label: int, share: float) -> Prediction:
         feed = self._feed(canvas, label)
