@@ -113,6 +113,7 @@ class Missing:
         self._function = function
 
     def __call__(self, *arguments: Any) -> None:
+        """Raises DriverError."""
         raise DriverError(
             "this driver has no {}, which came with CUDA {}: install a newer NVIDIA driver".format(
                 self._function.name, self._function.since
@@ -132,6 +133,7 @@ class Bound:
         self._native = native
 
     def __call__(self, *arguments: Any) -> None:
+        """Call it with the arguments of its row."""
         result = self._native(*arguments)
         if result != 0:
             message = "{} returned {}: see CUresult in CUDA's documentation".format(self._name, result)
