@@ -92,8 +92,8 @@ def summary(steps: List[float], predictions: List[float]) -> Dict[str, Any]:
 
 def measure(options, case: Dict[str, Any]) -> Dict[str, Any]:
     """One row, in this process."""
-    from whole_slide_cnn.engines import ENGINES as KNOWN
     from whole_slide_cnn.engines.memory import engine_memory
+    from whole_slide_cnn.engines.table import ENGINES as KNOWN
     from whole_slide_cnn.models.network import Network
     from whole_slide_cnn.running.optimisers import Adam
     from whole_slide_cnn.sizes import Size
@@ -106,7 +106,8 @@ def measure(options, case: Dict[str, Any]) -> Dict[str, Any]:
         case, planned_bytes=dict(engine_memory(case["engine"], network, size, case["compute"], True, **more).parts)
     )
     began = time.perf_counter()
-    with KNOWN[case["engine"]](network, size, case["compute"], Adam(1e-4), **more) as engine:
+    make = KNOWN[case["engine"]].engine_class()
+    with make(network, size, case["compute"], Adam(1e-4), **more) as engine:
         row["build_s"] = time.perf_counter() - began
         row.update(facts_of(engine, canvas))
         engine.load_state(network.initial_weights(0))
@@ -121,11 +122,12 @@ def measure(options, case: Dict[str, Any]) -> Dict[str, Any]:
 def facts_of(engine, canvas) -> Dict[str, Any]:
     """What an engine is about to do: its windows, or its plan."""
     if engine.name == "streaming":
-        from whole_slide_cnn.engines.streaming.engine import pixel_sizes
+        from whole_slide_cnn.engines.streaming.plan import pixels_of
 
-        sizes = pixel_sizes(engine.network.trunk, engine.canvas_size, engine.cover(canvas).windows)
-        pixels = sum(size.height * size.width for size in sizes)
-        return {"windows": len(sizes), "window_shapes": len(set(sizes)), "window_pixels": pixels}
+        windows = engine.cover(canvas).windows
+        kinds = engine.plan.kinds(windows)
+        shapes = {kind.pixels for kind in kinds}
+        return {"windows": len(windows), "window_shapes": len(shapes), "window_pixels": pixels_of(kinds)}
     if engine.name == "unified":
         plan = engine.plan
         names = ("groups", "evictions", "prefetches", "recomputes")
@@ -144,7 +146,7 @@ def need_gpu() -> None:
     """End this process where TensorFlow computes on the CPU, which it would do without a word."""
     import tensorflow.compat.v1 as tf
 
-    from whole_slide_cnn.engines.base import session_config
+    from whole_slide_cnn.engines.runtime import session_config
 
     with tf.Graph().as_default(), tf.Session(config=session_config()) as session:
         if not any(device.device_type == "GPU" for device in session.list_devices()):
