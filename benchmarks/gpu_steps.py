@@ -109,7 +109,7 @@ def measure(options, case: Dict[str, Any]) -> Dict[str, Any]:
     make = KNOWN[case["engine"]].engine_class()
     with make(network, size, case["compute"], Adam(1e-4), **more) as engine:
         row["build_s"] = time.perf_counter() - began
-        row.update(facts_of(engine, canvas))
+        row.update(facts_of(case["engine"], engine, canvas))
         engine.load_state(network.initial_weights(0))
         training = [clocked(lambda: engine.train_batch([canvas], [1])) for _ in range(1 + options.steps)]
         row["allocator_peak_bytes"] = allocator_peak()
@@ -119,19 +119,19 @@ def measure(options, case: Dict[str, Any]) -> Dict[str, Any]:
     return row
 
 
-def facts_of(engine, canvas) -> Dict[str, Any]:
+def facts_of(name: str, engine, canvas) -> Dict[str, Any]:
     """What an engine is about to do: its windows, or its plan."""
-    if engine.name == "streaming":
+    if name == "streaming":
         from whole_slide_cnn.engines.streaming.plan import pixels_of
 
         windows = engine.cover(canvas).windows
         kinds = engine.plan.kinds(windows)
         shapes = {kind.pixels for kind in kinds}
         return {"windows": len(windows), "window_shapes": len(shapes), "window_pixels": pixels_of(kinds)}
-    if engine.name == "unified":
+    if name == "unified":
         plan = engine.plan
-        names = ("groups", "evictions", "prefetches", "recomputes")
-        return dict({name: len(getattr(plan, name)) for name in names}, plan_peak_bytes=plan.peak_bytes)
+        parts = ("groups", "evictions", "prefetches", "recomputes")
+        return dict({part: len(getattr(plan, part)) for part in parts}, plan_peak_bytes=plan.peak_bytes)
     return {}
 
 
