@@ -63,6 +63,7 @@ def check_memory(plan: MemoryPlan, limit_gb: Optional[float] = None, processes: 
     Raises:
         MemoryBudgetError: says what is needed, what there is, and what to do.
     """
+    available: Optional[float]
     if limit_gb is not None:
         available, owner = limit_gb * GB, "memory_gb allows"
     else:
