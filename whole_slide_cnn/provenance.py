@@ -11,7 +11,7 @@ import subprocess
 import sys
 from typing import Any, Dict, List, Mapping, Optional
 
-from tf_um_patch import host
+import tf_um_patch.host as host
 from whole_slide_cnn.config import TrainConfig, config_to_dict
 from whole_slide_cnn.errors import ManifestError
 from whole_slide_cnn.files import write_text
