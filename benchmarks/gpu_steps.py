@@ -144,7 +144,7 @@ def need_gpu() -> None:
     """End this process where TensorFlow computes on the CPU, which it would do without a word."""
     import tensorflow.compat.v1 as tf
 
-    from whole_slide_cnn.engines.base import session_config
+    from whole_slide_cnn.engines.runtime import session_config
 
     with tf.Graph().as_default(), tf.Session(config=session_config()) as session:
         if not any(device.device_type == "GPU" for device in session.list_devices()):

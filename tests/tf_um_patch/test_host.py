@@ -321,6 +321,27 @@ def test_numbers_of_unlike_cards_are_cudas(machine):
     assert machine.first(CUDA_VISIBLE_DEVICES="GPU-aa11").name == "Tesla T4"
 
 
+@pytest.mark.parametrize(
+    "path, text",
+    [
+        ("sys/module/nvidia/version", "535.54.03\n"),
+        (
+            "proc/driver/nvidia/version",
+            "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.54.03  Tue Jun  6 22:20:39 UTC 2023\nGCC: 12\n",
+        ),
+        (
+            "proc/driver/nvidia/version",
+            "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  535.54.03  Release Build  (root@host)\n",
+        ),
+    ],
+)
+def test_the_version_of_the_driver(tmp_path, path, text):
+    assert host.driver_version(str(tmp_path)) is None
+    (tmp_path / path).parent.mkdir(parents=True)
+    (tmp_path / path).write_text(text)
+    assert host.driver_version(str(tmp_path)) == "535.54.03"
+
+
 def test_a_tool_that_hangs_is_ended(machine, monkeypatch):
     machine.say(CARDS)
     (machine.tools / "nvidia-smi").write_text("#!/bin/sh\nsleep 60\n")
