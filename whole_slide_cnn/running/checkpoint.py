@@ -25,7 +25,7 @@ def save_checkpoint(path: str, network: Network, state: Dict[str, np.ndarray], p
     """
     metadata = json.dumps({"network": dataclasses.asdict(network), "progress": progress})
     with replacing(path) as temporary, open(temporary, "wb") as stream:
-        np.savez(stream, **{METADATA_KEY: np.array(metadata)}, **state)
+        np.savez(stream, **{METADATA_KEY: np.array(metadata)}, **state)  # type: ignore[arg-type]
 
 
 def load_checkpoint(path: str, network: Network) -> Tuple[Dict[str, np.ndarray], Dict[str, Any]]:

@@ -57,7 +57,7 @@ class Trainer:
     """Trains an engine on the slides of a configuration.
 
     The best checkpoint is the one with the lowest validation loss, or training loss where nothing is validated. A run
-    that was stopped or killed goes on from its last checkpoint to the same weights, bit for bit (design, law 5).
+    that was stopped or killed goes on from its last checkpoint to the same weights, bit for bit (architecture, law 5).
 
     Where several processes train together (2021 paper, Methods), each does the same with its share of the slides: it
     takes ``batch_size`` slides for every update, which follows the mean gradient of all processes' slides. They tell
@@ -238,6 +238,7 @@ class Trainer:
             self._refuse_nan(sample.record, prediction)
             return Tally().add(prediction, sample.record.label)
         except SlideError as error:
+            assert self._val is not None
             tqdm.write(self._val.fail(error))
             return Tally()
         finally:
@@ -399,7 +400,7 @@ class Trainer:
         return os.path.join(self._config.result_dir, name)
 
     def _check_failures(self):
-        """End with an error where more slides were skipped than the configuration allows (design, law 5)."""
+        """End with an error where more slides were skipped than the configuration allows (architecture, law 5)."""
         sources = [source for _, source in self._sources()]
         failed = {name: reason for source in sources for name, reason in source.failed.items()}
         total = sum(len(source) for source in sources)
