@@ -58,7 +58,7 @@ class CountedCanvas(Canvas):
 def windows_of(canvas: Canvas, backbone: str, side: int):
     """The rectangles of pixels that the streaming engine reads of a canvas in a forward pass."""
     from whole_slide_cnn.engines.streaming.cover import blank_cells, grid_cover
-    from whole_slide_cnn.engines.streaming.engine import window_side
+    from whole_slide_cnn.engines.streaming.plan import window_side
     from whole_slide_cnn.models import geometry
     from whole_slide_cnn.models.resnet import TRUNKS
 

@@ -121,22 +121,23 @@ def _image(case: Case, tissue: str, seed: int) -> np.ndarray:
 def make_engine(name: str, case: Case, compute: str):
     """An engine for a case, with Adam. Building graphs takes longer than running them, so that cases which differ in
     tissue only share one."""
-    from whole_slide_cnn.engines import ENGINES
+    from whole_slide_cnn.engines.table import ENGINES
     from whole_slide_cnn.errors import ConfigError
     from whole_slide_cnn.models.network import Network
     from whole_slide_cnn.running.optimisers import Adam
     from whole_slide_cnn.sizes import Size
 
     network, size = Network(case.backbone, case.pooling, case.activation, 3), Size(case.height, case.width)
+    engine = ENGINES[name.split("-")[0]].engine_class()
     options = {"window": case.window} if name == "streaming" else {}
     if name in ("unified", RECOMPUTING):  # several strips of every large map, and dozens of groups
         tiny = case.backbone == "tiny"
         options = {"strip_mb": 0.3 if tiny else 2, "group_mb": 1.5 if tiny else 30}
     # a large epsilon: Adam's first steps are signs of gradients, which no bound on gradients can hold to
-    make = functools.partial(ENGINES[name.split("-")[0]], network, size, compute, **options)
+    make = functools.partial(engine, network, size, compute, **options)
     if name != RECOMPUTING:
         return make(optimiser=Adam(1e-3, epsilon=0.1))
-    with make() as plain:
+    with make(training=True) as plain:
         held = max(group.bytes + group.carried_bytes for group in plain.plan.groups)
     for share in RECOMPUTING_SHARES:
         try:
@@ -224,7 +225,7 @@ def _concatenated(result: Result) -> np.ndarray:
 
 def compared_engines():
     """Every engine but the oracle, and variants of one, which are named engine-variant."""
-    from whole_slide_cnn.engines import ENGINES
+    from whole_slide_cnn.engines.table import ENGINES
 
     return [name for name in ENGINES if name != "direct"] + [RECOMPUTING]
 

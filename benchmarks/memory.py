@@ -73,8 +73,9 @@ def measure(options, side: int, slide: str) -> dict:
     """Peak and prediction of one engine on one slide, in this process."""
     import tensorflow.compat.v1 as tf
 
-    from whole_slide_cnn.engines import ENGINES
     from whole_slide_cnn.engines.memory import engine_memory
+    from whole_slide_cnn.engines.runtime import keep_freed_memory_small
+    from whole_slide_cnn.engines.table import ENGINES
     from whole_slide_cnn.models.network import Network
     from whole_slide_cnn.running.optimisers import Adam
     from whole_slide_cnn.sizes import Size
@@ -90,7 +91,8 @@ def measure(options, side: int, slide: str) -> dict:
         "unified": {"strip_mb": options.strip_mb, "group_mb": options.group_mb},
     }.get(options.engine, {})
     plan = engine_memory(options.engine, network, Size(side, side), options.compute, True, **extra)
-    make = ENGINES[options.engine]
+    make = ENGINES[options.engine].engine_class()
+    keep_freed_memory_small()
     with Peak() as peak, make(network, Size(side, side), options.compute, Adam(1e-4), **extra) as engine:
         engine.load_state(network.initial_weights(0))
         started = time.time()

@@ -36,11 +36,11 @@ GROUPS_MB = (1000,)
 
 def keeps(network, compute: str, factor: float, machine: Machine) -> int:
     """Side of a square canvas, in px, whose step holds about so many times the device's memory at its peak."""
-    from whole_slide_cnn.planning.graphs import unified_graph
+    from whole_slide_cnn.engines.unified.description import strips_graph
     from whole_slide_cnn.sizes import Size
 
     side = 4096
-    graph = unified_graph(network, Size(side, side), compute, 256.0, True)
+    graph = strips_graph(network, Size(side, side), compute, 256.0, True)
     held = make_plan(graph, LARGE, "topological").peak_bytes
     return int(round(side * math.sqrt(factor * machine.device_bytes / held) / 32)) * 32
 
@@ -89,14 +89,14 @@ def paper_plan(graph: OpGraph, limit_mb: int, machine: Machine) -> Plan:
 
 def fastest(network, side: int, compute: str, machine: Machine, strips_mb) -> dict:
     """The row of the strip size whose plan simulates fastest."""
+    from whole_slide_cnn.engines.unified.description import strips_graph
     from whole_slide_cnn.errors import TensorTooLargeError
-    from whole_slide_cnn.planning.graphs import unified_graph
     from whole_slide_cnn.sizes import Size
 
     rows = []
     for strip_mb in strips_mb:
         try:
-            graph = unified_graph(network, Size(side, side), compute, strip_mb, True)
+            graph = strips_graph(network, Size(side, side), compute, strip_mb, True)
         except TensorTooLargeError:  # a single row is larger
             continue
         rows.append({"side": side, "compute": compute, "strip_mb": strip_mb, **measure(graph, machine)})

@@ -23,7 +23,8 @@ STRIPS_MB = {"float32": 768.0, "bfloat16": 384.0}  # some 34,000 operations at 2
 def measure(backbone: str, side: int, compute: str, strip_mb: float, policy: str, group_mb: int) -> dict:
     """Seconds of each phase, and how large the graph and the plan are."""
     from graph_tools.tensorflow.extract import extract
-    from whole_slide_cnn.engines.unified import UnifiedOptions, planning_graph
+    from whole_slide_cnn.engines.unified.options import UnifiedOptions
+    from whole_slide_cnn.engines.unified.steps import planning_graph
     from whole_slide_cnn.models.network import Network
     from whole_slide_cnn.sizes import Size
 

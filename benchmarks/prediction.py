@@ -17,19 +17,22 @@ import time
 import numpy as np
 from memory import Peak, resident_bytes, write_slide
 
-ENGINES = ("direct", "streaming", "unified")
 
-
-def work_of(options, engine: str, side: int):
+def work_of(options, side: int):
     """What is planned and measured."""
-    from whole_slide_cnn.engines.unified import UnifiedOptions
+    from whole_slide_cnn.engines.costs import Work
+    from whole_slide_cnn.engines.table import ENGINES
     from whole_slide_cnn.models.network import Network
-    from whole_slide_cnn.planning.estimate import Work
     from whole_slide_cnn.sizes import Size
 
     network = Network(options.backbone, options.pooling, "softmax", 3)
-    unified = UnifiedOptions(strip_mb=options.strip_mb)
-    return Work(network, Size(side, side), options.compute, True, 1.0, options.window, unified)
+    given = {name: ENGINES[name].options(**keys) for name, keys in engine_keys(options).items()}
+    return Work(network, Size(side, side), options.compute, True, options=given)
+
+
+def engine_keys(options):
+    """What engines are set to."""
+    return {"streaming": {"window": options.window}, "unified": {"strip_mb": options.strip_mb}}
 
 
 def predict(options) -> dict:
@@ -37,11 +40,11 @@ def predict(options) -> dict:
     from whole_slide_cnn.planning.estimate import estimate
     from whole_slide_cnn.planning.targets import HOST, measured, target_of
 
-    target = measured(target_of(HOST, options.compute), work_of(options, "direct", options.sizes[0]))
+    target = measured(target_of(HOST, options.compute), work_of(options, options.sizes[0]))
     found = {}
     for engine in options.engines:
         for side in options.sizes:
-            (item,) = estimate(work_of(options, engine, side), target, engines=(engine,))
+            (item,) = estimate(work_of(options, side), target, engines=(engine,))
             found["{} {}".format(engine, side)] = [item.host_bytes, item.seconds]
     return found
 
@@ -51,18 +54,23 @@ def measure(options, engine: str, side: int, slide: str) -> dict:
     Training reads slides beside its steps, and the planner leaves that out of their time."""
     import tensorflow.compat.v1 as tf
 
-    from whole_slide_cnn.engines import ENGINES as KNOWN
+    from whole_slide_cnn.engines.runtime import keep_freed_memory_small
+    from whole_slide_cnn.engines.table import ENGINES
     from whole_slide_cnn.running.optimisers import Adam
     from whole_slide_cnn.slides.canvas import ArrayCanvas, open_canvas
     from whole_slide_cnn.slides.settings import SlideSettings
 
     with tf.Graph().as_default(), tf.Session() as session:
         session.run(tf.matmul(tf.ones([64, 64]), tf.ones([64, 64])))
-    idle, work, seconds = resident_bytes(), work_of(options, engine, side), []
-    extra = {"streaming": {"window": options.window}, "unified": {"strip_mb": options.strip_mb}}.get(engine, {})
+    keep_freed_memory_small()
+    idle, work, seconds = resident_bytes(), work_of(options, side), []
+    description = ENGINES[engine]
+    given = description.options(**engine_keys(options).get(engine, {}))
     with contextlib.ExitStack() as stack:
         with Peak() as peak:
-            made = stack.enter_context(KNOWN[engine](work.network, work.canvas, work.compute, Adam(1e-4), **extra))
+            made = stack.enter_context(
+                description.make(work.network, work.canvas, work.compute, Adam(1e-4), options=given)
+            )
             made.load_state(work.network.initial_weights(0))
             for _ in range(2):
                 with open_canvas(slide, work.canvas, SlideSettings(mpp=1.0)) as canvas:
@@ -76,8 +84,10 @@ def measure(options, engine: str, side: int, slide: str) -> dict:
 
 
 def parser() -> argparse.ArgumentParser:
+    from whole_slide_cnn.engines.table import ENGINES
+
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
+    arguments.add_argument("--engines", nargs="+", choices=list(ENGINES), default=list(ENGINES))
     arguments.add_argument("--backbone", default="tiny")
     arguments.add_argument("--pooling", default="gap", help="with gmp, chance decides which windows are computed again")
     arguments.add_argument("--compute", default="float32")

@@ -11,17 +11,20 @@ import sys
 from dataclasses import dataclass
 from typing import Callable, Dict, List, Optional
 
-from whole_slide_cnn.engines.unified import UnifiedOptions
+from whole_slide_cnn.engines.costs import Estimate, Target, Work
+from whole_slide_cnn.engines.table import ENGINES
+from whole_slide_cnn.engines.unified.description import Unified
+from whole_slide_cnn.engines.unified.options import UnifiedOptions
+from whole_slide_cnn.engines.unified.variants import VARIANTS, WHOLE_MB, UnifiedVariant
 from whole_slide_cnn.files import write_text
 from whole_slide_cnn.models.network import Network
 from whole_slide_cnn.planning.devices import GPUS, HOST_SHARE, machine_of
-from whole_slide_cnn.planning.estimate import HALF, SCHEDULES, Estimate, Target, Work, estimate
-from whole_slide_cnn.planning.graphs import WHOLE_MB
+from whole_slide_cnn.planning.estimate import HALF
 from whole_slide_cnn.sizes import Size
 
 GB = 1e9
 HOST_BYTES = 768 * 10**9
-PLAIN, GROUPS_PREFETCH = SCHEDULES[0], SCHEDULES[2]
+PLAIN, GROUPS_PREFETCH = VARIANTS[0], VARIANTS[2]
 
 
 @dataclass(frozen=True)
@@ -81,17 +84,28 @@ class Planned:
         self._target = Target("V100-32GB", machine_of(GPUS["V100-32GB"], HOST_BYTES), True)
         self._made: Dict[tuple, Estimate] = {}
 
-    def __call__(self, engine, side, compute="float32", schedule=PLAIN, backbone="fixup_resnet50", tissue=1.0):
-        key = (engine, side, compute, schedule.name, backbone, tissue)
+    def __call__(
+        self,
+        engine: str,
+        side: int,
+        compute: str = "float32",
+        variant: UnifiedVariant = PLAIN,
+        backbone: str = "fixup_resnet50",
+        tissue: float = 1.0,
+    ) -> Estimate:
+        key = (engine, side, compute, variant.name, backbone, tissue)
         if key not in self._made:
             work = Work(
                 Network(backbone, "gmp", "softmax", 3),
                 Size(side, side),
                 compute,
                 tissue=tissue,
-                unified=UnifiedOptions(strip_mb=WHOLE_MB),
+                options={"unified": UnifiedOptions(strip_mb=WHOLE_MB)},
             )
-            (self._made[key],) = estimate(work, self._target, (schedule,), (engine,))
+            if engine == "unified":
+                (self._made[key],) = Unified().variants(work, self._target, (variant,))
+            else:
+                (self._made[key],) = ENGINES[engine].estimates(work, self._target)
         return self._made[key]
 
     def unoptimised(self, side) -> Estimate:

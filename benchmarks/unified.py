@@ -23,7 +23,9 @@ def measure(options, row: dict) -> dict:
     import tensorflow.compat.v1 as tf
 
     from whole_slide_cnn.engines.memory import engine_memory
-    from whole_slide_cnn.engines.unified import UnifiedEngine, held_bytes
+    from whole_slide_cnn.engines.runtime import keep_freed_memory_small
+    from whole_slide_cnn.engines.unified.engine import UnifiedEngine
+    from whole_slide_cnn.engines.unified.steps import held_bytes
     from whole_slide_cnn.models.network import Network
     from whole_slide_cnn.running.optimisers import Adam
     from whole_slide_cnn.sizes import Size
@@ -34,6 +36,7 @@ def measure(options, row: dict) -> dict:
     size = Size(options.side, options.side)
     image = np.random.RandomState(0).randint(100, 230, size + (3,), dtype=np.uint8)
     network, canvas, compute = Network(options.backbone, "gmp", "softmax", 3), ArrayCanvas(image), row.pop("compute")
+    keep_freed_memory_small()
     idle = resident_bytes()
     predicted = engine_memory("unified", network, size, compute, True, **row)
     started, seconds = time.time(), []

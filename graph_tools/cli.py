@@ -1,6 +1,7 @@
 """Extract, plan, simulate and show the graph of any saved ``MetaGraphDef``, from the command line."""
 
 import argparse
+import os
 import sys
 from dataclasses import fields
 from typing import Any, Dict, List, Optional, Sequence
@@ -39,6 +40,9 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # who reads the output has seen enough, as ``head`` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except GraphToolsError as error:
         print("error: {}".format(error), file=sys.stderr)
         return EXIT_USER_ERROR

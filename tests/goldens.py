@@ -69,7 +69,7 @@ def measure(golden, path, engine_class, compute, **options):
     theirs = {weight["name"]: tuple(weight["shape"]) for weight in golden["weights"]}
     assert ours == theirs, "names or shapes of {} differ from the golden's".format(golden["backbone"])
     size = golden["size"]
-    with engine_class(network, Size(size, size), compute, **options) as engine:
+    with engine_class(network, Size(size, size), compute, training=True, **options) as engine:
         engine.load_state(weights_of(golden, path, network))
         (prediction,), gradients = engine.gradients([ArrayCanvas(recipe_image(size))], [golden["label"]])
     norms = golden["gradient_l2"]
@@ -117,7 +117,7 @@ def check_h5(path):
 
 
 def main(paths):
-    from whole_slide_cnn.engines import ENGINES
+    from whole_slide_cnn.engines.table import ENGINES
 
     failed = 0
     print(
@@ -137,10 +137,10 @@ def main(paths):
             continue
         with open(path, encoding="utf-8") as stream:
             golden = json.load(stream)
-        for name, engine_class in ENGINES.items():
+        for name, engine in ENGINES.items():
             options = {"window": GOLDEN_WINDOW} if name == "streaming" else {}
             for compute in ("float64", "float32"):
-                errors = measure(golden, path, engine_class, compute, **options)
+                errors = measure(golden, path, engine.engine_class(), compute, **options)
                 good = passes(errors, compute)
                 failed += not good
                 print(

@@ -9,8 +9,9 @@ import goldens
 import numpy as np
 import pytest
 
-from whole_slide_cnn import engines
-from whole_slide_cnn.engines import DirectEngine, StreamingEngine
+from whole_slide_cnn.engines import table
+from whole_slide_cnn.engines.direct.engine import DirectEngine
+from whole_slide_cnn.engines.streaming.engine import StreamingEngine
 from whole_slide_cnn.models.network import Network
 from whole_slide_cnn.models.weights import save_weights
 from whole_slide_cnn.sizes import Size
@@ -57,7 +58,7 @@ def tiny_golden():
     weights = [{"name": spec.name, "shape": list(spec.shape)} for spec in network.variables]
     golden = {"backbone": "tiny", "pool": "gmp", "size": 65, "label": 1, "weights": weights}
     values = goldens.recipe_weights([(spec.name, spec.shape) for spec in network.variables], "tiny")
-    with DirectEngine(network, Size(65, 65), "float64") as engine:
+    with DirectEngine(network, Size(65, 65), "float64", training=True) as engine:
         engine.load_state(values)
         (prediction,), gradients = engine.gradients([ArrayCanvas(goldens.recipe_image(65))], [1])
     golden["probabilities"] = prediction.probabilities.tolist()
@@ -67,7 +68,7 @@ def tiny_golden():
 
 
 def test_a_wrong_golden_fails(tiny_golden, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(engines, "ENGINES", {"direct": DirectEngine})
+    monkeypatch.setattr(table, "ENGINES", {"direct": table.ENGINES["direct"]})
     path = tmp_path / "wrong.json"
     wrong = dict(tiny_golden, gradient_l2=dict(tiny_golden["gradient_l2"]))
     wrong["gradient_l2"]["conv1_conv/bias"] *= 1 + 1e-5
@@ -82,8 +83,9 @@ def test_a_wrong_golden_fails(tiny_golden, tmp_path, monkeypatch, capsys):
 def test_main_runs_every_engine_and_fails_if_one_does(tmp_path, monkeypatch, capsys):
     path = tmp_path / "a.json"
     path.write_text("{}")
-    results = {(name, compute): GOOD for name in engines.ENGINES for compute in ("float64", "float32")}
-    monkeypatch.setattr(goldens, "measure", lambda _1, _2, engine, compute, **_3: results[engine.name, compute])
+    results = {(name, compute): GOOD for name in table.ENGINES for compute in ("float64", "float32")}
+    names = {engine.engine_class(): name for name, engine in table.ENGINES.items()}
+    monkeypatch.setattr(goldens, "measure", lambda _1, _2, engine, compute, **_3: results[names[engine], compute])
     assert goldens.main([str(path), str(path)]) == 0
     out = capsys.readouterr().out
     assert out.count(" ok") == 2 * len(results) and "goldens: all within bounds" in out

@@ -36,7 +36,7 @@ LAYERS = (
 )
 # What knows nothing of the package, and what may drive it: the engine that needs it, and graph_tools also the planner.
 INDEPENDENT = {
-    "graph_tools": (PACKAGE + ".engines.unified", PACKAGE + ".planning"),
+    "graph_tools": (PACKAGE + ".engines.unified", PACKAGE + ".engines.costs", PACKAGE + ".planning"),
     "tf_um_patch": (PACKAGE + ".engines.unified",),
 }
 # What the machine has, which every part of the package may ask.
@@ -173,7 +173,8 @@ def test_every_folder_of_the_package_has_a_layer():
         ("whole_slide_cnn.engines.direct", "from whole_slide_cnn.training import loop", False),
         ("whole_slide_cnn.engines.direct", "from . import base", False),
         ("whole_slide_cnn.engines.direct", "import graph_tools", False),
-        ("whole_slide_cnn.engines.unified", "from graph_tools import group", True),
+        ("whole_slide_cnn.engines.unified.steps", "from graph_tools import group", True),
+        ("whole_slide_cnn.engines.costs", "from graph_tools import group", True),
         ("whole_slide_cnn.planning.estimate", "from graph_tools import group", True),
         ("whole_slide_cnn.planning.estimate", "import tf_um_patch", False),
         ("whole_slide_cnn.slides.reader", "from tf_um_patch.host import first_gpu", True),

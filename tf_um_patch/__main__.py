@@ -1,6 +1,7 @@
 """The commands of this package: ``python -m tf_um_patch run``, ``doctor`` and ``gpu-check``."""
 
 import sys
+from typing import List
 
 from tf_um_patch import doctor, launch
 from tf_um_patch.errors import UnifiedMemoryError
@@ -15,7 +16,7 @@ Device memory that may exceed the device. Each command has --help."""
 EXIT_USER_ERROR = 2
 
 
-def main(arguments):
+def main(arguments: List[str]) -> int:
     """Run a command and return its exit code; errors are one sentence on standard error and code 2."""
     if arguments[:1] in (["-h"], ["--help"]):
         print(USAGE)

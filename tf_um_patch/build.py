@@ -8,7 +8,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from typing import List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
 
 from tf_um_patch.errors import BuildError
 
@@ -84,7 +84,7 @@ def build_moves() -> str:
     return _cached("libtfum_moves.so", compiler, [command])
 
 
-def build_operations(tensorflow) -> str:
+def build_operations(tensorflow: Any) -> str:
     """Path of the operations' library for the imported TensorFlow, compiled if it was not yet.
 
     Args:
@@ -117,7 +117,7 @@ def build_operations(tensorflow) -> str:
     )
 
 
-def built_for(tensorflow) -> str:
+def built_for(tensorflow: Any) -> str:
     """What a library of operations must have been compiled against, in words."""
     flags = " ".join(tensorflow.sysconfig.get_compile_flags())
     abi = re.search(r"-D_GLIBCXX_USE_CXX11_ABI=(\d)", flags)

@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import tempfile
-from typing import Dict, List, NamedTuple, Optional
+from typing import IO, Dict, List, NamedTuple, Optional
 
 from tf_um_patch.options import PREFIX
 
@@ -56,7 +56,7 @@ def bare_environment() -> Dict[str, str]:
     return environment
 
 
-def _end(process: subprocess.Popen) -> None:
+def _end(process: "subprocess.Popen[bytes]") -> None:
     """End the process and its children; one that hangs in the driver is left after a while."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
@@ -65,6 +65,6 @@ def _end(process: subprocess.Popen) -> None:
         pass
 
 
-def _text(stream) -> str:
+def _text(stream: IO[bytes]) -> str:
     stream.seek(0)
     return stream.read().decode("utf-8", "replace")

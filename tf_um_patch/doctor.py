@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from typing import List, Optional
 
 from tf_um_patch.host import HOST_SHARE
 from tf_um_patch.routes import Findings, Route, choose_route, examine
@@ -9,7 +10,7 @@ from tf_um_patch.routes import Findings, Route, choose_route, examine
 EXIT_NO_ROUTE = 1
 
 
-def main(arguments):
+def main(arguments: List[str]) -> int:
     """Print the report; 0 where some route to memory beyond the device exists, 1 where none does."""
     parser = argparse.ArgumentParser(
         prog="python -m tf_um_patch doctor",
@@ -73,5 +74,5 @@ def _gpu(found: Findings) -> str:
     return text + ("; others seem to use it: do not oversubscribe it" if found.shared else "")
 
 
-def _yes_no(value) -> str:
+def _yes_no(value: Optional[bool]) -> str:
     return {None: "unknown without a GPU", True: "yes", False: "no"}[value]

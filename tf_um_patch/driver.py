@@ -6,7 +6,7 @@ beside newer forms (as cuMemPrefetchAsync beside cuMemPrefetchAsync_v2).
 
 import contextlib
 import ctypes
-from typing import NamedTuple, Tuple
+from typing import TYPE_CHECKING, Any, Iterator, NamedTuple, Tuple
 
 from tf_um_patch.errors import DriverError
 
@@ -33,7 +33,7 @@ class Function(NamedTuple):
     """
 
     name: str
-    arguments: Tuple
+    arguments: Tuple[Any, ...]
     since: str
 
 
@@ -101,7 +101,7 @@ class Missing:
     def __init__(self, function: Function):
         self._function = function
 
-    def __call__(self, *arguments):
+    def __call__(self, *arguments: Any) -> None:
         raise DriverError(
             "this driver has no {}, which came with CUDA {}: install a newer NVIDIA driver".format(
                 self._function.name, self._function.since
@@ -114,13 +114,13 @@ class Bound:
 
     available = True
 
-    def __init__(self, function: Function, native):
+    def __init__(self, function: Function, native: Any):
         native.argtypes = list(function.arguments)
         native.restype = _INT
         self._name = function.name
         self._native = native
 
-    def __call__(self, *arguments):
+    def __call__(self, *arguments: Any) -> None:
         result = self._native(*arguments)
         if result != 0:
             message = "{} returned {}: see CUresult in CUDA's documentation".format(self._name, result)
@@ -147,7 +147,11 @@ class Driver:
             found = getattr(native, function.name, None)
             setattr(self, function.name, Missing(function) if found is None else Bound(function, found))
 
-    def value(self, name: str, *arguments, kind=ctypes.c_int):
+    if TYPE_CHECKING:  # the rows of the table
+
+        def __getattr__(self, name: str) -> Any: ...
+
+    def value(self, name: str, *arguments: Any, kind: Any = ctypes.c_int) -> Any:
         """The value that a function writes to its first parameter."""
         out = kind()
         getattr(self, name)(ctypes.byref(out), *arguments)
@@ -174,7 +178,7 @@ class Driver:
         return found.value
 
     @contextlib.contextmanager
-    def primary_context(self, device: int):
+    def primary_context(self, device: int) -> Iterator[None]:
         """The context that a device's CUDA runtime uses too, current in this thread; then the one that was before."""
         before = self.value("cuCtxGetCurrent", kind=ctypes.c_void_p)
         context = self.value("cuDevicePrimaryCtxRetain", device, kind=ctypes.c_void_p)

@@ -8,7 +8,7 @@ import glob
 import os
 import re
 import shutil
-from typing import Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 from xml.etree import ElementTree
 
 from tf_um_patch.child import run_for
@@ -337,7 +337,7 @@ def _listed(environment: Optional[Mapping[str, str]]) -> List[_Device]:
     return found
 
 
-def _info_by(environment: Optional[Mapping[str, str]]):
+def _info_by(environment: Optional[Mapping[str, str]]) -> Callable[[_Device], Optional[GpuInfo]]:
     """A function that asks ``nvidia-smi`` for a device's memory; None where it does not tell."""
 
     def info(device: _Device) -> Optional[GpuInfo]:

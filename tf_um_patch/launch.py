@@ -4,7 +4,7 @@ import argparse
 import os
 import shutil
 import sys
-from typing import Dict, Optional
+from typing import Dict, List, Optional
 
 from tf_um_patch.build import build_shim
 from tf_um_patch.errors import BuildError, OptionError
@@ -16,7 +16,7 @@ from tf_um_patch.routes import choose_route, examine
 FRACTION_VARIABLE = "TF_UM_PATCH_MEMORY_FRACTION"
 
 
-def main(arguments):
+def main(arguments: List[str]) -> int:
     """Replace this process by the command."""
     options = _parser().parse_args(arguments)
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
@@ -49,7 +49,7 @@ def exceeds_device() -> bool:
     return memory_fraction() is not None or any("libtfum" in os.path.basename(path) for path in preloaded)
 
 
-def _parser():
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tf_um_patch run",
         description="Run a command whose CUDA allocations are managed memory, which may exceed the device.",
@@ -73,7 +73,7 @@ def _parser():
     return parser
 
 
-def _environment(options) -> Dict[str, str]:
+def _environment(options: argparse.Namespace) -> Dict[str, str]:
     """The variables for the command: the shim with its options, or else TensorFlow's own route."""
     ceiling, threshold = _size("--ceiling", options.ceiling), _size("--threshold", options.threshold)
     try:
@@ -98,7 +98,7 @@ def _without_shim(error: BuildError) -> Dict[str, str]:
     return {FRACTION_VARIABLE: str(route.memory_fraction)} if route.memory_fraction else {}
 
 
-def _host_memory(options) -> Optional[int]:
+def _host_memory(options: argparse.Namespace) -> Optional[int]:
     """Bytes for TFUM_HOST_BUDGET; None where the environment has them already."""
     if options.host_memory is not None:
         return _size("--host-memory", options.host_memory)

@@ -48,7 +48,7 @@ class Moves:
 
     def counters(self) -> Dict[str, int]:
         """What became of all calls so far; see :meth:`tf_um_patch.ops.UmOps.counters`."""
-        values = {}
+        values: Dict[str, int] = {}
         while True:
             name = self._native.tfum_counter_name(len(values))
             if name is None:

@@ -7,11 +7,15 @@ them after given operations, and their caller decides what waits for them.
 
 import contextlib
 import re
-from typing import Dict, Iterable, Optional, Tuple
+from typing import Any, Dict, Iterable, Iterator, Optional, Tuple, Union
 
 from tf_um_patch.build import build_operations, built_for
 from tf_um_patch.errors import BuildError, OptionError, UnifiedMemoryError
 from tf_um_patch.moves import Moves
+
+# TensorFlow's own, which is not imported here.
+Tensor = Any
+Operation = Any
 
 # Name -> (CUmem_advise, whether it names the host rather than the device).
 ADVICE = {
@@ -35,12 +39,12 @@ class UmOps:
 
     available = True
 
-    def __init__(self, tensorflow, library: str):
+    def __init__(self, tensorflow: Any, library: str):
         self._ops = tensorflow.load_op_library(library)
         self._moves = Moves(library)  # after TensorFlow, which sees only operations of what it loads itself
         self.library = library
 
-    def prefetch(self, tensor, after: Iterable = (), name: Optional[str] = None):
+    def prefetch(self, tensor: Tensor, after: Iterable[Operation] = (), name: Optional[str] = None) -> Operation:
         """An operation that starts to move a tensor to its device.
 
         It is placed with the tensor's producer; on a GPU the move begins when all work is done that was enqueued
@@ -57,12 +61,14 @@ class UmOps:
         with self._placed(tensor, after):
             return self._ops.um_prefetch(tensor, name=name)
 
-    def evict(self, tensor, after: Iterable = (), name: Optional[str] = None):
+    def evict(self, tensor: Tensor, after: Iterable[Operation] = (), name: Optional[str] = None) -> Operation:
         """An operation that starts to move a tensor to the host; as :meth:`prefetch` otherwise."""
         with self._placed(tensor, after):
             return self._ops.um_evict(tensor, name=name)
 
-    def advise(self, tensor, advice: str, after: Iterable = (), name: Optional[str] = None):
+    def advise(
+        self, tensor: Tensor, advice: str, after: Iterable[Operation] = (), name: Optional[str] = None
+    ) -> Operation:
         """An operation that gives the driver one of ADVICE about a tensor's memory; as :meth:`prefetch` otherwise.
 
         Raises:
@@ -74,7 +80,7 @@ class UmOps:
         with self._placed(tensor, after):
             return self._ops.um_advise(tensor, advice=code, on_host=on_host, name=name)
 
-    def evict_to_file(self, tensor, folder: str, name: Optional[str] = None):
+    def evict_to_file(self, tensor: Tensor, folder: str, name: Optional[str] = None) -> Tensor:
         """A scalar tensor: the handle of a file in a folder to which a tensor is written, on the CPU.
 
         The file takes the tensor's place once nothing else refers to the tensor. It is gone when :meth:`restore` has
@@ -83,7 +89,7 @@ class UmOps:
         with tensor.graph.as_default():
             return self._ops.um_evict_to_file(tensor, folder=folder, name=name)
 
-    def restore(self, handle, like, name: Optional[str] = None):
+    def restore(self, handle: Tensor, like: Tensor, name: Optional[str] = None) -> Tensor:
         """What :meth:`evict_to_file` wrote, as a tensor of the shape and type of ``like``; once for each handle."""
         with handle.graph.as_default():
             return self._ops.um_restore(handle, T=like.dtype, shape=like.shape, name=name)
@@ -106,7 +112,7 @@ class UmOps:
         return self._moves.last_move()
 
     @contextlib.contextmanager
-    def _placed(self, tensor, after):
+    def _placed(self, tensor: Tensor, after: Iterable[Operation]) -> Iterator[None]:
         # Nothing but `after` shall decide when it runs and nothing but the tensor where, whatever the caller is in:
         # on another device TensorFlow would copy the tensor there.
         graph = tensor.graph
@@ -128,18 +134,18 @@ class NoUmOps:
     def __init__(self, reason: str):
         self.reason = reason
 
-    def prefetch(self, *arguments, **options):
+    def prefetch(self, *arguments: Any, **options: Any) -> Any:
         """Raises UnifiedMemoryError, as all its functions do: ask ``available`` first."""
         raise UnifiedMemoryError(self.reason)
 
     evict = advise = evict_to_file = restore = counters = reset_counters = last_move = prefetch
 
 
-_LOADED = {}
+_LOADED: Dict[str, UmOps] = {}
 _MARK = re.compile(rb"tfum operations for ([^\0]+)\0")
 
 
-def load_ops(library: Optional[str] = None):
+def load_ops(library: Optional[str] = None) -> Union[UmOps, NoUmOps]:
     """The operations for this process's TensorFlow, compiled at the first use on a machine.
 
     Args:
@@ -163,7 +169,7 @@ def load_ops(library: Optional[str] = None):
         )
 
 
-def _load(tensorflow, library: str) -> UmOps:
+def _load(tensorflow: Any, library: str) -> UmOps:
     if library not in _LOADED:
         _check(library, built_for(tensorflow))
         if _LOADED:  # TensorFlow ends the process when an operation is registered twice

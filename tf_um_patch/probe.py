@@ -7,7 +7,7 @@ preloaded it shows whether the shim took effect: it allocates as a program would
 import ctypes
 import json
 import sys
-from typing import Dict, Optional
+from typing import Any, Dict, Optional
 
 from tf_um_patch import driver as cuda
 from tf_um_patch.child import bare_environment, run_for
@@ -21,7 +21,7 @@ PROBE_SECONDS = 120
 _PATTERN = 0x5A
 
 
-def probe() -> Dict:
+def probe() -> Dict[str, Any]:
     """Facts about the driver and its first device; ``error`` holds what ended the probe early, or None.
 
     ``devices`` is the number of GPUs, ``version`` that of CUDA which the driver supports, ``name``, ``capability``,
@@ -29,7 +29,13 @@ def probe() -> Dict:
     is in this process, and ``allocation`` how a small allocation fared: ``{"managed": bool, "touched": bool}``.
     ``absent`` is True where there is no driver, or it sees no GPU, rather than one that cannot be used.
     """
-    facts = {"error": None, "absent": False, "devices": 0, "shim": statistics() is not None, "allocation": None}
+    facts: Dict[str, Any] = {
+        "error": None,
+        "absent": False,
+        "devices": 0,
+        "shim": statistics() is not None,
+        "allocation": None,
+    }
     try:
         _ask(cuda.Driver(), facts)
     except DriverError as error:
@@ -38,7 +44,7 @@ def probe() -> Dict:
     return facts
 
 
-def _ask(driver: cuda.Driver, facts: Dict) -> None:
+def _ask(driver: cuda.Driver, facts: Dict[str, Any]) -> None:
     version = driver.value("cuDriverGetVersion")
     facts["version"] = "{}.{}".format(version // 1000, version % 1000 // 10)
     driver.cuInit(0)
@@ -51,7 +57,7 @@ def _ask(driver: cuda.Driver, facts: Dict) -> None:
     driver.cuDeviceGetName(name, len(name), device)
     facts["name"] = name.value.decode("utf-8", "replace")
 
-    def attribute(number):
+    def attribute(number: int) -> int:
         return driver.value("cuDeviceGetAttribute", number, device)
 
     facts["capability"] = "{}.{}".format(attribute(cuda.CAPABILITY_MAJOR), attribute(cuda.CAPABILITY_MINOR))
@@ -63,7 +69,7 @@ def _ask(driver: cuda.Driver, facts: Dict) -> None:
             facts["allocation"] = _allocate(driver)
 
 
-def _allocate(driver: cuda.Driver) -> Dict:
+def _allocate(driver: cuda.Driver) -> Dict[str, Any]:
     """Allocates a little, writes to it on the device and reads it back, and asks the driver what the pointer is."""
     address = driver.value("cuMemAlloc_v2", PROBE_BYTES, kind=ctypes.c_uint64)
     try:
@@ -76,7 +82,7 @@ def _allocate(driver: cuda.Driver) -> Dict:
         driver.cuMemFree_v2(address)
 
 
-def run_probe(shim: Optional[str] = None) -> Dict:
+def run_probe(shim: Optional[str] = None) -> Dict[str, Any]:
     """What :func:`probe` finds in a fresh process, with the shim preloaded in it or not.
 
     Never more managed memory is asked for than a small part of what the card has free.

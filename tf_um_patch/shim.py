@@ -17,7 +17,7 @@ def statistics() -> Optional[Dict[str, int]]:
         return None
     own.tfum_statistic_name.restype = ctypes.c_char_p
     own.tfum_statistic.restype = ctypes.c_uint64
-    found = {}
+    found: Dict[str, int] = {}
     while True:
         name = own.tfum_statistic_name(len(found))
         if name is None:

@@ -72,16 +72,15 @@ def heatmap(config, checkpoint, output, records, lists, classes=None, threshold=
             raise WholeSlideError("there is no folder {} of masks".format(masks))
         weights, progress = assembly.trained_weights(network, checkpoint)
         make_folder(output)
-    settled = assembly.settle(config, training=False, processes=group.local_size) if group.rank == 0 else None
-    config = group.broadcast(settled)
+    resolved = assembly.resolve(config, training=False, processes=group.local_size) if group.rank == 0 else None
+    config = group.broadcast(resolved)
     settings = make_settings(config, network, checkpoint, progress, drawn, threshold)
     source = SlideSource(records, config.data)
     extra = extra_memory(config, network)
     try:
-        with assembly.make_engine(config, network, report=group.say, extra_memory=extra, group=group) as engine:
+        with assembly.make_engine(config, network, None, group.say, weights, extra, group) as engine:
             if group.rank == 0:
                 write_provenance(output, config, lists, checkpoint=checkpoint, processes=group.size)
-            engine.load_state(weights)
             mine = source.records[group.rank :: group.size]
             parts = group.allgather((draw_slides(engine, source, mine, output, settings, masks), source.failed))
     finally:

@@ -81,6 +81,7 @@ def main(arguments):
     """Parse, load the configuration, print a plan for each device. Exit code 1 where on some device nothing fits."""
     options = parser().parse_args(arguments)
     from whole_slide_cnn.config import load_config
+    from whole_slide_cnn.engines.runtime import keep_freed_memory_small
     from whole_slide_cnn.planning import targets
     from whole_slide_cnn.planning.recommend import recommend
 
@@ -91,6 +92,7 @@ def main(arguments):
     )
     machines = [targets.target_of(name, work.compute, given, config.memory_gb) for name in options.device or [None]]
     if options.measure:
+        keep_freed_memory_small()
         machines = [targets.measured(target, work) for target in machines]
     plans = []
     for target in machines:
@@ -105,14 +107,17 @@ def _show(work, target):
     """Print a plan, each row as soon as it is known; returns its estimates."""
     from dataclasses import replace
 
+    from whole_slide_cnn.engines.table import ENGINES
     from whole_slide_cnn.planning.estimate import HALF, estimate
     from whole_slide_cnn.planning.recommend import conclusion, heading, row
 
     print(heading(work, target), flush=True)
     found = []
-    halves = target.gpu and work.compute == "float32"
-    for part in [(work, ("direct", "streaming", "unified"))] + [(replace(work, compute=HALF), ("unified",))] * halves:
-        for item in estimate(part[0], target, engines=part[1]):
+    parts = [(work, list(ENGINES))]
+    if target.gpu and work.compute == "float32":
+        parts.append((replace(work, compute=HALF), [name for name, it in ENGINES.items() if it.planned_in_half]))
+    for part, engines in parts:
+        for item in estimate(part, target, engines):
             found.append(item)
             print(row(item), flush=True)
     print("\n" + conclusion(work, target, found) + "\n", flush=True)

@@ -58,11 +58,10 @@ def test(config, checkpoint=None, split="test", group=None):
         weights, progress = assembly.trained_weights(network, checkpoint)
         if maps is not None:
             make_folder(maps)  # what cannot be written is said before hours of work
-    settled = assembly.settle(config, training=False, processes=group.local_size) if group.rank == 0 else None
-    config = group.broadcast(settled)
+    resolved = assembly.resolve(config, training=False, processes=group.local_size) if group.rank == 0 else None
+    config = group.broadcast(resolved)
     extra_memory = () if maps is None else heatmap.extra_memory(config, network)
-    with assembly.make_engine(config, network, report=group.say, extra_memory=extra_memory, group=group) as engine:
-        engine.load_state(weights)
+    with assembly.make_engine(config, network, None, group.say, weights, extra_memory, group) as engine:
         mine = source.records[group.rank :: group.size]
         parts = group.allgather(score_slides(engine, source, mine, group.rank == 0) + (source.failed,))
         failed = {slide: reason for _, _, found in parts for slide, reason in found.items()}

@@ -28,12 +28,10 @@ class EvictionSchedule:
     Attributes:
         evictions: copies to the host, by the group during which they run.
         prefetches: copies back.
-        short_pages: the most pages that a group lacks in spite of them.
     """
 
     evictions: Tuple[Eviction, ...]
     prefetches: Tuple[Prefetch, ...]
-    short_pages: int
 
 
 def schedule_evictions(
@@ -97,8 +95,7 @@ class _Scheduler:
                 heapq.heappush(self._waiting, (-self._uses[number].group, number))
             self._evict(group)
             self._prefetch(group)
-        short = max(0, int(self._short.max(initial=0)))
-        return EvictionSchedule(tuple(self._evictions), tuple(self._prefetches), short)
+        return EvictionSchedule(tuple(self._evictions), tuple(self._prefetches))
 
     def _seconds(self, number: int) -> float:
         machine = self._machine

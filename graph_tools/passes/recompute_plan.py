@@ -61,6 +61,8 @@ def plan_recomputation(graph: OpGraph, order: str, limit: int, machine: Machine,
         BudgetError: no plan fits the device and the host.
     """
     ordered = choose_order(graph, "demand" if order == "auto" else order)
+    if not graph.ops:
+        return Plan((), limit, ordered.kind, ordered.reason, ordered.peak_bytes)
     with _no_collection():
         return _Search(graph, ordered, limit, machine, smallest).run()
 

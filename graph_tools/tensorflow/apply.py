@@ -61,6 +61,7 @@ def apply(
     make_prefetch: Optional[CopyFactory] = None,
     make_eviction: Optional[CopyFactory] = None,
     make_return: Optional[ReturnFactory] = None,
+    scope: str = SCOPE,
 ) -> EditReport:
     """Make a graph run as planned. Where a factory is not given its copies are left out, and everything else done.
 
@@ -73,6 +74,8 @@ def apply(
         make_return: where memory does not page: called as ``make_return(evicted, tensor, name)`` with what
             ``make_eviction`` gave, for what the groups that need an evicted tensor read in its place. It runs during
             the group before, and nothing refers to the tensor itself meanwhile.
+        scope: what the names of new operations begin with: each of several plans that one graph has for different
+            fetches needs its own, and they have no operation in common but placeholders and variables.
 
     Raises:
         EditError: a session is open on the graph, and would not see what it has run edited; or the graph is finalized.
@@ -80,29 +83,29 @@ def apply(
         PlanError: the plan is not one of this graph, or was applied before. Nothing was changed.
     """
     _check_editable(graph)
-    _check_plan(graph, plan)
+    _check_plan(graph, plan, scope)
     with graph.as_default(), tf.control_dependencies(None), tf.name_scope(None):
-        return _Editor(graph, plan).run(make_prefetch, make_eviction, make_return)
+        return _Editor(graph, plan, scope).run(make_prefetch, make_eviction, make_return)
 
 
-def barrier_name(group: int) -> str:
+def barrier_name(group: int, scope: str = SCOPE) -> str:
     """Name of the operation that is done when a group is."""
-    return "{}/group_{}_done".format(SCOPE, group)
+    return "{}/group_{}_done".format(scope, group)
 
 
-def prefetch_name(number: int) -> str:
+def prefetch_name(number: int, scope: str = SCOPE) -> str:
     """Name of the operation of a plan's prefetch."""
-    return "{}/prefetch_{}".format(SCOPE, number)
+    return "{}/prefetch_{}".format(scope, number)
 
 
-def eviction_name(number: int) -> str:
+def eviction_name(number: int, scope: str = SCOPE) -> str:
     """Name of the operation of a plan's eviction."""
-    return "{}/evict_{}".format(SCOPE, number)
+    return "{}/evict_{}".format(scope, number)
 
 
-def return_name(number: int) -> str:
+def return_name(number: int, scope: str = SCOPE) -> str:
     """Name of the operation that brings back the tensor of a plan's eviction."""
-    return "{}/return_{}".format(SCOPE, number)
+    return "{}/return_{}".format(scope, number)
 
 
 def session_config(base: Optional[tf.ConfigProto] = None) -> tf.ConfigProto:
@@ -136,9 +139,9 @@ def _check_editable(graph: tf.Graph) -> None:
             )
 
 
-def _check_plan(graph: tf.Graph, plan: Plan) -> None:
+def _check_plan(graph: tf.Graph, plan: Plan, scope: str) -> None:
     known = {op.name: op for op in graph.get_operations()}
-    if barrier_name(0) in known:
+    if barrier_name(0, scope) in known:
         raise PlanError("a plan was applied to this graph before; build it again")
     copies_by_op(plan.recomputes)  # refuses recomputations in a wrong order
     copies = {copy_name(name, n) for n, item in enumerate(plan.recomputes) for name in item.ops}
@@ -165,8 +168,8 @@ def _check_plan(graph: tf.Graph, plan: Plan) -> None:
 
 
 class _Editor:
-    def __init__(self, graph: tf.Graph, plan: Plan):
-        self._graph, self._plan = graph, plan
+    def __init__(self, graph: tf.Graph, plan: Plan, scope: str):
+        self._graph, self._plan, self._scope = graph, plan, scope
         self._leaving = {copy.tensor for copy in plan.evictions}
         self._edges = self._gates = 0
         self._barriers: List[tf.Operation] = []
@@ -223,7 +226,7 @@ class _Editor:
 
     def _gate(self, tensor: tf.Tensor, barrier: tf.Operation, gates: Dict[str, tf.Tensor]) -> tf.Tensor:
         if tensor.name not in gates:
-            name = "{}/gate_{}".format(SCOPE, self._gates)
+            name = "{}/gate_{}".format(self._scope, self._gates)
             with tf.control_dependencies([barrier]), tf.device(tensor.op.device or None):
                 gates[tensor.name] = tf.identity(tensor, name)
             self._gates += 1
@@ -233,7 +236,7 @@ class _Editor:
         """An operation that is done when all of a group, and all groups before, are."""
         inside = set(members)
         followed = {source for op in members for source in _sources(op) if source in inside}
-        barrier = tf.no_op(barrier_name(number) + "/")
+        barrier = tf.no_op(barrier_name(number, self._scope) + "/")
         self._add_edges(barrier, [op for op in members if op not in followed] + self._barriers[-1:])
         return barrier
 
@@ -245,14 +248,14 @@ class _Editor:
         if factory is None:
             return 0
         for number, copy in enumerate(self._plan.prefetches):
-            self._copy(copy, factory, prefetch_name(number))
+            self._copy(copy, factory, prefetch_name(number, self._scope))
         return len(self._plan.prefetches)
 
     def _evict(self, factory: Optional[CopyFactory], make_return: Optional[ReturnFactory]) -> int:
         if factory is None:
             return 0
         for number, copy in enumerate(self._plan.evictions):
-            evicted = self._copy(copy, factory, eviction_name(number))
+            evicted = self._copy(copy, factory, eviction_name(number, self._scope))
             if make_return is not None:
                 self._return(number, copy, evicted, make_return)
         return len(self._plan.evictions)
@@ -273,7 +276,7 @@ class _Editor:
         """Let the groups that need an evicted tensor, and those after them, read what comes back."""
         tensor, before = self._tensor(copy.tensor), self._barrier_before(copy.needed_by - 1)
         with tf.control_dependencies(before):
-            back = make_return(evicted, tensor, return_name(number))
+            back = make_return(evicted, tensor, return_name(number, self._scope))
         self._edges += len(before)
         self._add_edges(self._barriers[copy.needed_by - 1], [back.op])
         for group, gate in self._gates_of.get(tensor.name, []):

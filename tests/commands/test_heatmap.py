@@ -14,7 +14,7 @@ from scipy import ndimage
 from whole_slide_cnn import heatmap
 from whole_slide_cnn import test as scoring
 from whole_slide_cnn.config import load_config
-from whole_slide_cnn.engines import ENGINES
+from whole_slide_cnn.engines.table import ENGINES
 from whole_slide_cnn.errors import SlideError
 from whole_slide_cnn.evaluation.scores import read_scores
 from whole_slide_cnn.models.network import Network
@@ -238,14 +238,15 @@ def test_testing_draws_what_it_scored(score, draw, study):
 
 def test_a_slide_that_breaks_after_it_was_scored(score, study, monkeypatch):
     """It keeps its score, is named as not drawn, and the others are drawn."""
-    class_map = ENGINES["streaming"].class_map
+    streaming = ENGINES["streaming"].engine_class()
+    class_map = streaming.class_map
 
     def breaking(self, canvas):
         if canvas.name == "test-4":
             raise SlideError(canvas.name, "gone")
         return class_map(self, canvas)
 
-    monkeypatch.setattr(ENGINES["streaming"], "class_map", breaking)
+    monkeypatch.setattr(streaming, "class_map", breaking)
     outcome = score()
     assert outcome.code == 1
     assert [line for line in outcome.stderr.splitlines() if line.startswith("not ")] == [

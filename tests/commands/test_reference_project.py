@@ -15,7 +15,7 @@ from whole_slide_cnn import heatmap
 from whole_slide_cnn import test as scoring
 from whole_slide_cnn import train as training
 from whole_slide_cnn.config import load_config
-from whole_slide_cnn.engines import ENGINES
+from whole_slide_cnn.engines.table import ENGINES
 from whole_slide_cnn.evaluation.scores import read_scores
 from whole_slide_cnn.models.network import Network
 from whole_slide_cnn.models.weights import METADATA_KEY, load_weights, read_npz, save_weights
@@ -225,7 +225,8 @@ def test_interrupted_resumed_tested_and_drawn(backbone, slide_set, call, monkeyp
 
 def stop_after_update(patch, number):
     """Send this process SIGTERM during an update of a training by the direct engine."""
-    step, count = ENGINES["direct"].train_batch, []
+    direct = ENGINES["direct"].engine_class()
+    step, count = direct.train_batch, []
 
     def train_batch(self, canvases, labels):
         count.append(1)
@@ -233,7 +234,7 @@ def stop_after_update(patch, number):
             os.kill(os.getpid(), signal.SIGTERM)
         return step(self, canvases, labels)
 
-    patch.setattr(ENGINES["direct"], "train_batch", train_batch)
+    patch.setattr(direct, "train_batch", train_batch)
 
 
 def read_json(path):

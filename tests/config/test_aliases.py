@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from whole_slide_cnn.config import (
-    TrainConfig,
     aliases,
+    config_class,
     config_from_dict,
     config_help,
     current_keys,
@@ -131,6 +131,6 @@ def _set(key, value):
 def _check(key, value):
     """Check a value without the tables."""
     section, name = key.split(".")
-    sections = {field.name: kind for field, kind in options_of(TrainConfig)}
+    sections = {field.name: kind for field, kind in options_of(config_class())}
     ((field, kind),) = [(field, kind) for field, kind in options_of(sections[section]) if field.name == name]
     check_value(value, field, kind, key)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from whole_slide_cnn.config import (
     BACKBONES,
     Data,
-    TrainConfig,
+    config_class,
     config_from_dict,
     config_help,
     config_to_dict,
@@ -188,7 +188,7 @@ def test_every_key_is_described():
             yield from keys(kind, field.name + ".") if is_section(kind) else [prefix + field.name]
 
     described = describe_config()
-    assert [entry.key for entry in described] == list(keys(TrainConfig))
+    assert [entry.key for entry in described] == list(keys(config_class()))
     for entry in described:
         assert entry.help.endswith(".") and entry.type and entry.default, entry
         assert "    " + entry.help[:60] in config_help()

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from whole_slide_cnn.engines import ENGINES
 from whole_slide_cnn.engines.streaming.engine import StreamingEngine
+from whole_slide_cnn.engines.table import ENGINES
 from whole_slide_cnn.models.network import Network
 from whole_slide_cnn.sizes import Size
 from whole_slide_cnn.slides.canvas import ArrayCanvas
@@ -46,7 +46,7 @@ def engines(request):
     made = {}
     for name, engine in ENGINES.items():
         options = {"streaming": {"window": 96}, "unified": {"strip_mb": 0.5, "group_mb": 5}}.get(name, {})
-        made[name] = engine(network, size, "float64", **options)
+        made[name] = engine.engine_class()(network, size, "float64", **options)
         made[name].load_state(random_weights(network))
     yield made
     for engine in made.values():
@@ -107,5 +107,5 @@ def test_every_window_is_read_once_and_blank_area_never_and_no_embedding_is_kept
         assert 0 < canvas.reads == len(engine.cover(canvas).windows) < 9
         # of all embeddings only those of the small blank canvas ever left the graph
         blank, scores = fetched[0], fetched[1:]
-        assert blank.shape == (1,) + engine._blank.cells + (engine.network.channels,)
+        assert blank.shape == (1,) + engine.plan.blank.cells + (engine.network.channels,)
         assert len(scores) == 1 + canvas.reads and all(part.shape[1:] == (3,) for part in scores)

@@ -4,8 +4,8 @@ import exactness
 import numpy as np
 import pytest
 
-from whole_slide_cnn.engines import ENGINES
 from whole_slide_cnn.engines.streaming.blank import blank_side
+from whole_slide_cnn.engines.table import ENGINES
 from whole_slide_cnn.models import geometry
 from whole_slide_cnn.models.resnet import TRUNKS
 from whole_slide_cnn.sizes import Size

@@ -4,8 +4,9 @@ import exactness
 import numpy as np
 import pytest
 
-from whole_slide_cnn.engines import ENGINES, loss_scale
-from whole_slide_cnn.engines.direct import DirectEngine
+from whole_slide_cnn.engines import loss_scale
+from whole_slide_cnn.engines.direct.engine import DirectEngine
+from whole_slide_cnn.engines.table import ENGINES
 from whole_slide_cnn.errors import TrainingError
 from whole_slide_cnn.models.network import Network
 from whole_slide_cnn.running.optimisers import Adam
@@ -44,7 +45,7 @@ def exact():
 
 
 def gradients_of(name, compute):
-    with ENGINES[name](NETWORK, SIZE, compute, **OPTIONS.get(name, {})) as made:
+    with ENGINES[name].engine_class()(NETWORK, SIZE, compute, training=True, **OPTIONS.get(name, {})) as made:
         made.load_state(exactness.random_weights(NETWORK, 0))
         _, found = made.gradients([canvas()], [1])
     return np.concatenate([np.ravel(found[key]).astype(np.float64) for key in sorted(found)])

@@ -1,5 +1,9 @@
 """The parts of the streaming engine: cover, blank canvas, and what it leaves out."""
 
+import subprocess
+import sys
+from collections import Counter
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,12 +11,14 @@ from hypothesis import strategies as st
 
 from whole_slide_cnn.engines.streaming.blank import BlankCanvas
 from whole_slide_cnn.engines.streaming.cover import blank_cells, grid_cover
-from whole_slide_cnn.engines.streaming.engine import StreamingEngine, pixel_sizes
+from whole_slide_cnn.engines.streaming.engine import StreamingEngine
+from whole_slide_cnn.engines.streaming.plan import StreamingPlan
 from whole_slide_cnn.errors import SlideError
 from whole_slide_cnn.models import geometry
 from whole_slide_cnn.models.geometry import Range
 from whole_slide_cnn.models.network import Network
 from whole_slide_cnn.models.resnet import TRUNKS
+from whole_slide_cnn.models.shapes import canvas_shapes
 from whole_slide_cnn.sizes import Size, Window
 from whole_slide_cnn.slides.canvas import ArrayCanvas
 
@@ -124,7 +130,7 @@ class CountingCanvas(ArrayCanvas):
 
 
 def _engine(pooling, size, window):
-    engine = StreamingEngine(Network("tiny", pooling, "softmax", 2), size, "float64", window=window)
+    engine = StreamingEngine(Network("tiny", pooling, "softmax", 2), size, "float64", training=True, window=window)
     engine.load_state(engine.network.initial_weights(0))
     return engine
 
@@ -176,8 +182,47 @@ def test_weights_that_are_not_a_number_are_seen_in_the_loss(pooling):
         assert np.isnan(engine.predict(ArrayCanvas(image), 1).loss)
 
 
-def test_pixels_of_windows_are_those_of_each_by_itself():
-    trunk, canvas = TRUNKS["tiny"](), Size(700, 611)
-    windows = grid_cover(np.ones(tuple(geometry.cells_of(trunk, canvas)), bool), 4)
-    each = [geometry.window_geometry(trunk, canvas, window).pixels.size for window in windows]
-    assert len(windows) > 10 and pixel_sizes(trunk, canvas, windows) == each and len(set(each)) > 3
+def test_windows_of_a_kind_are_computed_alike():
+    plan = StreamingPlan(TINY, Size(700, 611), 128)
+    windows = grid_cover(np.ones(plan.cells, bool), plan.side)
+    found = Counter()
+    for window in windows:
+        alike = plan.geometry(window)
+        found[alike.pixels.size, alike.padding.tobytes(), alike.crops.tobytes()] += 1
+    kinds = plan.kinds(windows)
+    first = [plan.geometry(kind.window) for kind in kinds]
+    keys = [(kind.pixels, at.padding.tobytes(), at.crops.tobytes()) for kind, at in zip(kinds, first)]
+    assert len(windows) > 10 and len(found) > 3
+    assert dict(zip(keys, [kind.count for kind in kinds])) == found and [at.pixels.size for at in first] == [
+        kind.pixels for kind in kinds
+    ]
+
+
+@pytest.mark.parametrize("backbone", ["tiny", "resnet50"])
+def test_work_of_one_window_is_that_of_the_network(backbone):
+    """A window of all cells is the canvas; the gradient takes twice as much, but for that of the image."""
+    network, size = Network(backbone, "gmp", "softmax", 2), Size(320, 416)
+    plan = StreamingPlan(network.trunk, size, 1024)
+    work = plan.flops([Window(0, 0, *plan.cells)])
+    assert work.forward == network.flops(size) - 2 * network.channels * network.classes
+    stem = next(step for step in canvas_shapes(network.trunk, size) if step.kind == "conv")
+    assert work.backward == 2 * work.forward - 2 * 7 * 7 * 3 * stem.elements
+
+
+def test_halos_are_work_and_blank_area_is_none():
+    plan = StreamingPlan(TINY, Size(2048, 2048), 256)
+    whole = plan.flops([Window(0, 0, *plan.cells)]).forward
+    everywhere, quarter = (plan.flops(plan.cover_of_share(share).windows).forward for share in (1.0, 0.25))
+    assert 1.5 * whole < everywhere < 3 * whole and quarter < 0.5 * everywhere
+
+
+def test_the_plan_needs_no_tensorflow():
+    """Nor does anything that describes an engine: importing it, or asking what a canvas takes."""
+    code = (
+        "import sys; from whole_slide_cnn.engines.streaming.plan import StreamingPlan; "
+        "from whole_slide_cnn.engines import table; from whole_slide_cnn.models.resnet import TRUNKS; "
+        "plan = StreamingPlan(TRUNKS['resnet50'](), (4096, 4096), 1024); cover = plan.cover_of_share(0.3); "
+        "assert plan.flops(cover.windows).backward and sum(plan.peak_bytes('float32', True, False)); "
+        "assert not {name.split('.')[0] for name in sys.modules} & {'tensorflow', 'google', 'keras'}, sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -3,13 +3,18 @@
 import numpy as np
 import pytest
 import run_metadata
+import tensorflow.compat.v1 as tf
 
+from graph_tools.errors import PlanError
 from graph_tools.graph_edit import copy_name
-from graph_tools.tensorflow.verify import verify
+from graph_tools.tensorflow.verify import trace_options, verify
 from tf_um_patch.ops import load_ops
-from whole_slide_cnn.engines.direct import DirectEngine
+from whole_slide_cnn.engines.direct.engine import DirectEngine
 from whole_slide_cnn.engines.memory import engine_memory
-from whole_slide_cnn.engines.unified import UnifiedEngine, UnifiedOptions, held_bytes, step_plan
+from whole_slide_cnn.engines.unified import steps
+from whole_slide_cnn.engines.unified.engine import UnifiedEngine
+from whole_slide_cnn.engines.unified.options import UnifiedOptions
+from whole_slide_cnn.engines.unified.steps import held_bytes, step_plan
 from whole_slide_cnn.errors import ConfigError
 from whole_slide_cnn.models.network import Network
 from whole_slide_cnn.running.optimisers import Adam
@@ -102,6 +107,35 @@ def test_prediction_computes_no_gradient(engine):
     assert not found & {engine._graph.get_operation_by_name(name) for name in engine.plan.op_order if "grad" in name}
 
 
+def test_prediction_follows_a_plan_of_its_own(engine):
+    """With the same groups, on the graph after Grappler; validation keeps the budget that training keeps."""
+    plan = engine.prediction_plan
+    assert len(plan.groups) > 5 and max(group.bytes for group in plan.groups) <= 4e6
+    metadata = tf.RunMetadata()
+    engine._session.run(engine._predicted, engine._feed(canvas(), 1), trace_options(), metadata)
+    report = verify(plan, metadata)
+    assert report.edge_violations == () and report.groups == len(plan.groups) and report.ops > 100
+    stated = step_plan(NETWORK, SIZE, "float64", UnifiedOptions(**SMALL), training=False)
+    assert [len(group.ops) for group in plan.groups] == [len(group.ops) for group in stated.groups]
+    assert plan.peak_bytes == stated.peak_bytes
+
+
+def test_prediction_keeps_a_budget_or_is_refused(recomputing):
+    assert held_bytes(recomputing.prediction_plan) <= 1.1 * 22e6
+    options = dict(SMALL, group_mb=2, device_gb=0.004)
+    with pytest.raises(ConfigError, match="no choice of tensors brings the step under unified.device_gb"):
+        UnifiedEngine(NETWORK, SIZE, "float64", **options)
+
+
+def test_a_plan_changes_no_number_of_a_prediction(engine):
+    with DirectEngine(NETWORK, SIZE, "float64") as direct:
+        direct.load_state(NETWORK.initial_weights(0))
+        engine.load_state(NETWORK.initial_weights(0))
+        expected, found = direct.predict(canvas(), 1), engine.predict(canvas(), 1)
+    assert abs(found.loss - expected.loss) <= 1e-9 * expected.loss
+    np.testing.assert_allclose(found.probabilities, expected.probabilities, rtol=1e-9)
+
+
 def test_prefetches_are_issued():
     operations = load_ops()
     if not operations.available:
@@ -113,7 +147,7 @@ def test_prefetches_are_issued():
         assert made.edits.prefetches == len(made.plan.prefetches) > 10
         assert operations.counters()["prefetch_calls"] == len(made.plan.prefetches)
         assert operations.counters()["prefetch_bytes"] == sum(copy.bytes for copy in made.plan.prefetches)
-    with DirectEngine(NETWORK, SIZE, "float64") as direct:
+    with DirectEngine(NETWORK, SIZE, "float64", training=True) as direct:
         direct.load_state(NETWORK.initial_weights(0))
         _, expected = direct.gradients([canvas()], [1])
     for name, value in expected.items():
@@ -184,6 +218,12 @@ def test_a_budget_that_no_choice_meets_is_refused():
         step_plan(NETWORK, SIZE, "float32", UnifiedOptions(strip_mb=0.3, group_mb=2, device_gb=0.004))
 
 
-def test_what_cannot_be_planned_is_a_mistake_of_the_configuration():
-    with pytest.raises(ConfigError, match="engine unified: a prefetch depth of -1"):
-        step_plan(NETWORK, SIZE, "float32", UnifiedOptions(prefetch_depth=-1))
+def test_what_cannot_be_planned_is_a_mistake_of_the_configuration(monkeypatch):
+    def refuse(*arguments):
+        raise PlanError("a limit of 0")
+
+    monkeypatch.setattr(steps, "make_plan", refuse)
+    with pytest.raises(ConfigError, match="engine unified: a limit of 0"):
+        step_plan(NETWORK, SIZE, "float32", UnifiedOptions(group_mb=3999))
+    with pytest.raises(ConfigError, match="prefetch_depth: expected a value at least 0, got -1"):
+        UnifiedOptions(prefetch_depth=-1)

@@ -162,6 +162,17 @@ def test_help_loads_no_tensorflow():
     assert done.returncode == 2 and b"usage: python -m graph_tools" in done.stderr
 
 
+def test_output_that_nobody_reads_on_is_no_error(tmp_path):
+    graph = write(tmp_path / "graph.json", net(600))
+    assert main(["plan", str(graph), str(tmp_path / "plan.json"), "--limit", "100", "--smallest", "1"]) == 0
+    show = [sys.executable, "-m", "graph_tools", "show", str(graph), str(tmp_path / "plan.json"), "--groups", "2000"]
+    shown = subprocess.Popen(show, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert shown.stdout.readline().startswith(b"operations")
+    shown.stdout.close()
+    assert (shown.stderr.read(), shown.wait()) == (b"", 0)
+    shown.stderr.close()
+
+
 def test_a_graph_survives_its_file(tmp_path):
     graph = chain(1, 2, 3)
     assert from_json(OpGraph, write(tmp_path / "graph.json", graph).read_text()) == graph

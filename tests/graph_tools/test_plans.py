@@ -9,13 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graph_tools.errors import BudgetError, FileError, PlanError
-from graph_tools.graph.opgraph import TensorRef, stable_order
+from graph_tools.graph.opgraph import OpGraph, TensorRef, stable_order
 from graph_tools.graph_edit import copy_name, with_recomputes
 from graph_tools.passes.order import peak_bytes
 from graph_tools.passes.planner import FORMER_POLICIES, MEMORY_POLICIES, make_plan, resolve_policy
 from graph_tools.plan import Eviction, Group, Plan, Prefetch
 from graph_tools.serial import from_json, to_json
 from graph_tools.simulation.machine import Machine
+from graph_tools.simulation.simulate import simulate
 
 FEW = settings(deadline=None, max_examples=40)
 MACHINE = Machine(160, 10**6, 1.0, 2.0, 50.0, 20.0, 1.0, 0.0, 4)
@@ -86,6 +87,12 @@ def test_arguments_that_contradict_each_other_are_refused():
         make_plan(net(2), 80, memory_policy="all")
     with pytest.raises(PlanError, match="give a machine"):
         make_plan(net(2), 80, memory_policy="recompute")
+
+
+@pytest.mark.parametrize("policy", MEMORY_POLICIES)
+def test_nothing_is_planned_as_nothing(policy):
+    plan = make_plan(OpGraph(()), 80, memory_policy=policy, machine=MACHINE)
+    assert plan.groups == plan.recomputes == () and simulate(OpGraph(()), plan, MACHINE).seconds == 0
 
 
 @pytest.mark.parametrize("name", FORMER_POLICIES)

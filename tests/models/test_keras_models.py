@@ -5,7 +5,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 from small_networks import SMALL_TRUNKS, random_weights
 
-from whole_slide_cnn.engines import DirectEngine
+from whole_slide_cnn.engines.direct.engine import DirectEngine
 from whole_slide_cnn.models import resnet
 from whole_slide_cnn.models.network import Network
 from whole_slide_cnn.models.weights import load_weights, save_weights

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from whole_slide_cnn.errors import TensorTooLargeError
 from whole_slide_cnn.models.resnet import TRUNKS
+from whole_slide_cnn.models.shapes import canvas_shapes
 from whole_slide_cnn.models.strips import aligned_partition
-from whole_slide_cnn.models.trace import trace_canvas
 from whole_slide_cnn.sizes import Size
 
 
@@ -20,13 +20,13 @@ from whole_slide_cnn.sizes import Size
 )
 def test_strips_cover_every_map_and_stay_within_their_size(backbone, height, width, elements):
     trunk, canvas = TRUNKS[backbone](), Size(height, width)
-    widest = max(step.shape[1] * step.shape[2] for step in trace_canvas(trunk, canvas) if step.kind != "pad")
+    widest = max(step.shape[1] * step.shape[2] for step in canvas_shapes(trunk, canvas) if step.kind != "pad")
     if max(widest, 3 * width) > elements:
         with pytest.raises(TensorTooLargeError, match="use a larger unified.strip_mb, or a smaller canvas"):
             aligned_partition(trunk, canvas, elements)
         return
     partition = aligned_partition(trunk, canvas, elements)
-    for step in trace_canvas(trunk, canvas):
+    for step in canvas_shapes(trunk, canvas):
         if step.kind == "pad":
             continue
         bounds = partition(step.shape[0])
@@ -40,7 +40,7 @@ def test_borders_of_a_map_are_borders_of_the_finer_ones():
     """So that a convolution of one pixel and stride 2 reads whole strips."""
     trunk, canvas = TRUNKS["fixup_resnet50"](), Size(2048, 1024)
     partition = aligned_partition(trunk, canvas, 3 * 10**6)
-    heights = sorted({step.shape[0] for step in trace_canvas(trunk, canvas) if step.kind != "pad"})
+    heights = sorted({step.shape[0] for step in canvas_shapes(trunk, canvas) if step.kind != "pad"})
     assert len(partition(heights[0])) > 2
     for coarse, fine in zip(heights[:-1], heights[1:]):
         assert {row * fine // coarse for row in partition(coarse)} <= set(partition(fine))

@@ -6,13 +6,19 @@ import numpy as np
 import pytest
 import yaml
 
-from whole_slide_cnn.engines import ENGINES
+from whole_slide_cnn.engines.costs import Target, Work
+from whole_slide_cnn.engines.streaming.description import Streaming
 from whole_slide_cnn.engines.streaming.engine import StreamingEngine
-from whole_slide_cnn.engines.unified import UnifiedOptions
+from whole_slide_cnn.engines.streaming.options import StreamingOptions
+from whole_slide_cnn.engines.streaming.plan import pixels_of
+from whole_slide_cnn.engines.table import ENGINES
+from whole_slide_cnn.engines.unified.description import Unified
+from whole_slide_cnn.engines.unified.options import UnifiedOptions
+from whole_slide_cnn.engines.unified.variants import VARIANTS, configured_variant
 from whole_slide_cnn.errors import ConfigError
 from whole_slide_cnn.models.network import Network
 from whole_slide_cnn.planning.devices import GPUS, machine_of
-from whole_slide_cnn.planning.estimate import HALF, SCHEDULES, Target, Work, configured, estimate, streaming_windows
+from whole_slide_cnn.planning.estimate import HALF, estimate
 from whole_slide_cnn.planning.rates import host_machine
 from whole_slide_cnn.planning.recommend import (
     conclusion,
@@ -30,7 +36,8 @@ from whole_slide_cnn.slides.canvas import ArrayCanvas
 
 NETWORK = Network("tiny", "gmp", "softmax", 2)
 V100 = machine_of(GPUS["V100-32GB"], 768 * 10**9)
-WORK = Work(NETWORK, Size(2048, 2048), unified=UnifiedOptions(strip_mb=16, group_mb=100))
+STRIPS = UnifiedOptions(strip_mb=16, group_mb=100)
+WORK = Work(NETWORK, Size(2048, 2048), options={"unified": STRIPS})
 
 
 ENGINE_PAIR = ("direct", "streaming")
@@ -47,7 +54,7 @@ def by_label(found):
 def test_every_engine_is_estimated():
     found = tuple(estimate(WORK, on()))
     assert {item.engine for item in found} == set(ENGINES)
-    assert len(found) == 2 + len(SCHEDULES)
+    assert len(found) == 2 + len(VARIANTS)
     assert all(item.fits and item.seconds > 0 and item.device_bytes > 0 for item in found)
     assert recommend(WORK, found).estimate.engine == "direct"  # all of it fits
 
@@ -71,12 +78,12 @@ def test_memory_and_time_of_direct_grow_with_the_area_and_streaming_stays():
     assert 3.5 < large["streaming"].seconds / small["streaming"].seconds < 4.5
 
 
-def test_paging_costs_time_and_each_step_of_the_schedule_wins_some():
+def test_paging_costs_time_and_each_variant_wins_some():
     whole = by_label(estimate(WORK, on(), engines=("unified",)))
     needed = whole["unified + plain", "float32"].device_bytes
     cramped = on(device_bytes=int(0.4 * needed), page_bytes=2**16)
     tight = by_label(estimate(WORK, cramped, engines=("unified",)))
-    seconds = [tight["unified + " + item.name, "float32"].seconds for item in SCHEDULES]
+    seconds = [tight["unified + " + item.name, "float32"].seconds for item in VARIANTS]
     assert seconds == sorted(seconds, reverse=True)
     assert seconds[2] < 0.9 * seconds[0] and seconds[3] < 0.9 * seconds[2]
     assert seconds[0] > 1.5 * whole["unified + plain", "float32"].seconds
@@ -88,7 +95,7 @@ def test_paging_costs_time_and_each_step_of_the_schedule_wins_some():
 def test_what_cannot_fit_says_why_and_how_much_it_needs():
     tight = on(device_bytes=60 * 10**6, host_bytes=10**6)
     found = by_label(estimate(WORK, tight))
-    assert "device memory and 0.060 GB are free for it; use streaming" in found["direct", "float32"].reason
+    assert "device memory and 0.060 GB are free for it; use engine: streaming" in found["direct", "float32"].reason
     assert found["streaming", "float32"].reason.endswith("use a smaller streaming.window")
     plain = found["unified + plain", "float32"]
     assert "of host memory and 0.001 GB are free for it" in plain.reason and plain.host_bytes > 10**8
@@ -101,8 +108,7 @@ def test_what_cannot_fit_says_why_and_how_much_it_needs():
 
 def test_half_precision_is_named_where_it_alone_fits():
     full, half = (
-        tuple(estimate(replace(WORK, compute=compute), on(), (SCHEDULES[2],), ("unified",)))
-        for compute in ("float32", HALF)
+        tuple(Unified().variants(replace(WORK, compute=compute), on(), (VARIANTS[2],))) for compute in ("float32", HALF)
     )
     refused = tuple(replace(item, reason="too large") for item in full)
     assert recommend(WORK, refused + half).reason == (
@@ -111,8 +117,8 @@ def test_half_precision_is_named_where_it_alone_fits():
     )
 
 
-def test_schedules_that_are_there_to_compare_are_not_recommended():
-    found = tuple(estimate(WORK, on(), SCHEDULES[:2], ("unified",)))
+def test_variants_that_are_there_to_compare_are_not_recommended():
+    found = tuple(Unified().variants(WORK, on(), VARIANTS[:2]))
     assert all(item.fits for item in found) and recommend(WORK, found).estimate is None
 
 
@@ -122,7 +128,8 @@ def test_tensors_past_the_limit_are_planned_and_refused():
     assert "2^31" in direct.reason and direct.device_bytes > 200e9 and direct.seconds > 0
     best = recommend(work, [direct, streaming])
     assert best.estimate is streaming and "direct does not fit (tensor " in best.reason
-    (windows,) = estimate(replace(work, window=12000), on(device_bytes=10**13), engines=("streaming",))
+    wide = {"streaming": StreamingOptions(window=12000)}
+    (windows,) = estimate(replace(work, options=wide), on(device_bytes=10**13), engines=("streaming",))
     assert "2^31" in windows.reason and windows.reason.endswith("use a smaller streaming.window")
 
 
@@ -139,25 +146,25 @@ def test_without_a_gpu_all_memory_is_the_hosts():
 
 def test_computing_maps_again_takes_less_memory_and_more_time():
     target = Target("this machine", host_machine(10**10), False)
-    work = replace(WORK, unified=replace(WORK.unified, device_gb=0.25))
+    work = replace(WORK, options={"unified": replace(STRIPS, device_gb=0.25)})
     (kept,), (again,) = (tuple(estimate(item, target, engines=("unified",))) for item in (WORK, work))
     assert again.fits and again.host_bytes < 0.8 * kept.host_bytes and again.seconds > kept.seconds
 
 
 @pytest.mark.parametrize("tissue", [0.05, 0.3, 1.0])
 def test_windows_are_those_that_the_engine_computes(tissue):
-    work = replace(WORK, canvas=Size(1024, 1536), window=256, tissue=tissue)
-    sizes, blank, _ = streaming_windows(work)
-    pixels = np.full(work.canvas + (3,), 255, np.uint8)
-    height, width = (int(round(side * tissue**0.5 / 32)) * 32 for side in work.canvas)
-    top, left = ((side // 32 - inner // 32) // 2 * 32 for side, inner in zip(work.canvas, (height, width)))
+    narrow = {"streaming": StreamingOptions(window=256)}
+    plan = Streaming().plan(replace(WORK, canvas=Size(1024, 1536), options=narrow))
+    planned = plan.cover_of_share(tissue)
+    pixels = np.full(plan.canvas + (3,), 255, np.uint8)
+    height, width = (int(round(side * tissue**0.5 / 32)) * 32 for side in plan.canvas)
+    top, left = ((side // 32 - inner // 32) // 2 * 32 for side, inner in zip(plan.canvas, (height, width)))
     pixels[top : top + height, left : left + width] = 100
-    with StreamingEngine(NETWORK, work.canvas, window=256) as engine:
+    with StreamingEngine(NETWORK, plan.canvas, window=256) as engine:
         cover = engine.cover(ArrayCanvas(pixels))
-        assert len(cover.windows) == sum(sizes.values())
-        assert blank == engine._blank.size
-    areas = [size.height * size.width * count for size, count in sizes.items()]
-    assert sum(areas) > tissue * 1024 * 1536
+        assert cover.windows == planned.windows and engine.plan.blank.size == plan.blank.size
+        np.testing.assert_array_equal(cover.blank.counts, planned.blank.counts)
+    assert pixels_of(plan.kinds(planned.windows)) > tissue * 1024 * 1536
 
 
 def test_less_tissue_takes_less_time_and_average_pooling_computes_every_window_again():
@@ -167,16 +174,19 @@ def test_less_tissue_takes_less_time_and_average_pooling_computes_every_window_a
 
     assert seconds(tissue=0.1) < 0.5 * seconds(tissue=1.0)
     assert seconds(training=False) < 0.5 * seconds()
-    many = {"canvas": Size(8192, 8192), "window": 128}  # far more windows than channels
+    many = {
+        "canvas": Size(8192, 8192),
+        "options": {"streaming": StreamingOptions(window=128)},
+    }  # far more windows than channels
     assert seconds(network=replace(NETWORK, pooling="gap"), **many) > 1.5 * seconds(**many)
     with pytest.raises(ConfigError, match="a tissue share of 1.5 is none"):
         replace(WORK, tissue=1.5)
 
 
-def test_the_configured_schedule_is_that_of_the_engine():
-    assert configured(UnifiedOptions(group_mb=7, prefetch_depth=2)).limit(10**12) == 7 * 10**6
-    assert configured(UnifiedOptions(device_gb=None, memory_policy="best")).choice == "keep"
-    assert configured(UnifiedOptions(device_gb=1.0, memory_policy="best")).choice == "best"
+def test_the_configured_variant_is_that_of_the_engine():
+    assert configured_variant(UnifiedOptions(group_mb=7, prefetch_depth=2)).limit(10**12) == 7 * 10**6
+    assert configured_variant(UnifiedOptions(device_gb=None, memory_policy="recompute")).memory_policy == "keep"
+    assert configured_variant(UnifiedOptions(device_gb=5.0)).memory_policy == "recompute"
 
 
 def test_what_a_user_reads():
@@ -190,17 +200,17 @@ def test_what_a_user_reads():
     assert [readable_seconds(value) for value in (0.5, 119, 600, 9000)] == ["0.5 s", "119 s", "10.0 min", "2.5 h"]
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES[2:])
-def test_the_recommended_keys_give_the_estimated_schedule(schedule, slide_set, tmp_path):
+@pytest.mark.parametrize("variant", VARIANTS[2:])
+def test_the_recommended_keys_give_the_estimated_variant(variant, slide_set, tmp_path):
     """Set in a configuration, they are what a run is planned with."""
     target = on(device_bytes=120 * 10**6)
-    (found,) = estimate(WORK, target, (schedule,), ("unified",))
-    engine, unified = (yaml.safe_load(line) for line in settings(WORK, found))
+    (found,) = Unified().variants(WORK, target, (variant,))
+    engine, unified = (yaml.safe_load(line) for line in settings(found))
     given = ["unified.{}={}".format(key, value) for key, value in unified["unified"].items()]
     config = slide_set.config(tmp_path, "engine={}".format(engine["engine"]), "data.canvas=2048", *given)
     work = work_of(config, True)
-    again = configured(work.unified)
-    assert (again.depth, again.choice) == (schedule.depth, schedule.choice)
+    again = configured_variant(work.options["unified"])
+    assert (again.depth, again.memory_policy) == (variant.depth, variant.memory_policy)
     assert again.limit(0) == pytest.approx(found.group_bytes, abs=10**6)
-    (planned,) = estimate(work, target, (again,), ("unified",))
+    (planned,) = estimate(work, target, ("unified",), configured=True)
     assert planned.fits and planned.seconds == pytest.approx(found.seconds, rel=0.05)

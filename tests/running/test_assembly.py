@@ -11,7 +11,7 @@ from whole_slide_cnn.models.network import Network
 from whole_slide_cnn.models.weights import save_weights
 from whole_slide_cnn.planning import auto, targets
 from whole_slide_cnn.planning.devices import CONTEXT_BYTES
-from whole_slide_cnn.planning.estimate import configured, estimate
+from whole_slide_cnn.planning.estimate import estimate
 from whole_slide_cnn.running import assembly
 from whole_slide_cnn.running.checkpoint import save_checkpoint
 
@@ -19,10 +19,10 @@ NETWORK = Network("tiny", "gmp", "softmax", 2, 0.0)
 SIZE = 192, 208  # of the slide set's canvas
 
 
-def settled(config, training=True):
-    """The settled configuration, and what was said."""
+def resolved(config, training=True):
+    """The resolved configuration, and what was said."""
     said = []
-    return assembly.settle(config, training, said.append), said
+    return assembly.resolve(config, training, said.append), said
 
 
 def direct_bytes(training):
@@ -34,7 +34,7 @@ def test_auto_is_direct_where_it_fits_into_the_memory_of_the_configuration(slide
     needed = direct_bytes(training) / 1e9
     for limit, expected in ((1.01 * needed, "direct"), (0.99 * needed, "streaming")):
         config = slide_set.config(tmp_path, "engine=auto", "memory_gb={}".format(limit))
-        found, said = settled(config, training)
+        found, said = resolved(config, training)
         assert found.engine == expected and len(said) == 1 and said[0].startswith("engine auto: " + expected + " (")
 
 
@@ -42,7 +42,7 @@ def test_auto_is_direct_where_it_fits_into_the_memory_of_the_configuration(slide
 def test_auto_leaves_half_of_the_free_memory(slide_set, tmp_path, monkeypatch, gpu, free, expected):
     monkeypatch.setattr(auto, "has_gpu", lambda: gpu)
     monkeypatch.setattr(auto, "available_host_memory", lambda: int(free * direct_bytes(True)))
-    assert settled(slide_set.config(tmp_path, "engine=auto"))[0].engine == expected
+    assert resolved(slide_set.config(tmp_path, "engine=auto"))[0].engine == expected
 
 
 @pytest.mark.parametrize("free, expected", [(6.1, "direct"), (5.9, "streaming")])
@@ -50,7 +50,7 @@ def test_auto_shares_the_free_memory_among_processes(slide_set, tmp_path, monkey
     monkeypatch.setattr(auto, "has_gpu", lambda: False)
     monkeypatch.setattr(auto, "available_host_memory", lambda: int(free * direct_bytes(True)))
     config = slide_set.config(tmp_path, "engine=auto")
-    assert assembly.settle(config, True, lambda text: None, processes=3).engine == expected
+    assert assembly.resolve(config, True, lambda text: None, processes=3).engine == expected
 
 
 def test_several_processes_begin_with_the_weights_of_the_first(slide_set, tmp_path):
@@ -79,16 +79,16 @@ def test_one_of_several_processes_refuses_what_cannot_fit(slide_set, tmp_path):
 def test_auto_is_streaming_where_memory_is_unknown(slide_set, tmp_path, monkeypatch):
     config = slide_set.config(tmp_path, "engine=auto")
     monkeypatch.setattr(auto, "available_host_memory", lambda: None)
-    assert settled(config)[0].engine == "streaming"
+    assert resolved(config)[0].engine == "streaming"
     monkeypatch.setattr(auto, "available_host_memory", lambda: 10**15)
     monkeypatch.setattr(auto, "has_gpu", lambda: True)
     monkeypatch.setattr(auto, "first_gpu", lambda: GpuInfo("NVIDIA Unheard-of", 10**11, 10**11))
-    assert settled(config)[0].engine == "streaming"  # host memory says nothing about that of an unknown GPU
+    assert resolved(config)[0].engine == "streaming"  # host memory says nothing about that of an unknown GPU
 
 
 def test_auto_is_streaming_where_a_tensor_would_be_too_large(slide_set, tmp_path):
     config = slide_set.config(tmp_path, "engine=auto", "data.canvas=40000", "streaming.window=1024", "memory_gb=1.0e+9")
-    assert settled(config)[0].engine == "streaming"
+    assert resolved(config)[0].engine == "streaming"
 
 
 @pytest.fixture
@@ -106,20 +106,20 @@ def gpu(monkeypatch):
 
 def needed_on_gpu(config, engine):
     work = targets.work_of(config, True)
-    (found,) = estimate(work, auto.run_target(config), (configured(work.unified),), (engine,))
+    (found,) = estimate(work, auto.run_target(config), (engine,), configured=True)
     return found.device_bytes
 
 
 def test_auto_on_a_gpu_takes_what_fits_it(slide_set, tmp_path, gpu):
     """As the planner has it for the GPU's name; its memory can be limited, and what others use is not there."""
     config = slide_set.config(tmp_path, "engine=auto")
-    assert settled(config)[0].engine == "direct"
+    assert resolved(config)[0].engine == "direct"
     needed = needed_on_gpu(config, "direct")
     limited = slide_set.config(tmp_path, "engine=auto", "memory_gb={}".format(0.99 * needed / 1e9))
-    found, said = settled(limited)
+    found, said = resolved(limited)
     assert found.engine == "streaming" and "direct does not fit (needs " in said[0]
     gpu(int(0.99 * needed) + CONTEXT_BYTES)
-    assert settled(config)[0].engine == "streaming"
+    assert resolved(config)[0].engine == "streaming"
 
 
 def test_auto_takes_unified_only_where_memory_may_exceed_the_gpu(slide_set, tmp_path, gpu, monkeypatch):
@@ -127,16 +127,18 @@ def test_auto_takes_unified_only_where_memory_may_exceed_the_gpu(slide_set, tmp_
         tmp_path, "engine=auto", "data.canvas=4096", "streaming.window=128", "unified.group_mb=500"
     )
     gpu(int(0.95 * needed_on_gpu(config, "direct")) + CONTEXT_BYTES)
-    assert settled(config)[0].engine == "streaming"
+    assert resolved(config)[0].engine == "streaming"
     monkeypatch.setenv("LD_PRELOAD", "/cache/libtfum.so")
-    assert settled(config)[0].engine == "unified"
+    assert resolved(config)[0].engine == "unified"
 
 
 def test_a_run_that_does_not_fit_its_gpu_is_refused(slide_set, tmp_path, gpu):
     config = slide_set.config(tmp_path, "engine=direct")
     gpu(int(0.99 * needed_on_gpu(config, "direct")) + CONTEXT_BYTES)
     said = []
-    with pytest.raises(MemoryBudgetError, match="engine direct: needs .* GB of device memory and .* use streaming"):
+    with pytest.raises(
+        MemoryBudgetError, match="engine direct: needs .* GB of device memory and .* use engine: streaming"
+    ):
         assembly.make_engine(config, NETWORK, assembly.make_optimiser(config), said.append)
     assert len(said) == 1 and said[0].startswith("plan for V100-32GB: device memory ")
 
@@ -147,23 +149,23 @@ def test_a_step_that_exceeds_its_gpu_needs_unified_memory(slide_set, tmp_path, g
     with pytest.raises(MemoryBudgetError, match="no unified memory; start the command with: python -m tf_um_patch run"):
         assembly.make_engine(config, NETWORK, assembly.make_optimiser(config), lambda text: None)
     monkeypatch.setenv("LD_PRELOAD", "/cache/libtfum.so")
-    assert auto.foresee(config, True, auto.run_target(config)).fits
+    assert auto.estimate_run(config, True, auto.run_target(config)).fits
 
 
 def test_what_is_decided_already_stays_and_is_not_mentioned(slide_set, tmp_path):
     for engine in ("direct", "streaming"):
         config = slide_set.config(tmp_path, "engine=" + engine, "model.compute=bfloat16")
-        assert settled(config) == (config, [])
+        assert resolved(config) == (config, [])
 
 
 def test_bfloat16_on_a_gpu_with_tensorflow_1(slide_set, tmp_path, monkeypatch):
     config = slide_set.config(tmp_path, "engine=direct", "model.compute=bfloat16")
     monkeypatch.setattr(assembly, "has_gpu", lambda: True)
     monkeypatch.setattr(assembly.tf, "__version__", "1.15.5")
-    found, said = settled(config)
+    found, said = resolved(config)
     assert found.model.compute == "float32" and "TensorFlow 1 cannot compute on a GPU" in said[0]
     monkeypatch.setattr(assembly.tf, "__version__", "2.21.0")
-    assert settled(config) == (config, [])
+    assert resolved(config) == (config, [])
 
 
 def test_weights_to_score(slide_set, tmp_path):

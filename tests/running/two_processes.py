@@ -30,7 +30,7 @@ def slides(process, processes):
 
 def train(engine_name, group):
     """Weights after three updates, which average the gradients of two slides: in one process, or one in each of two."""
-    from whole_slide_cnn.engines import ENGINES
+    from whole_slide_cnn.engines.table import ENGINES
     from whole_slide_cnn.models.network import Network
     from whole_slide_cnn.running.optimisers import Adam
     from whole_slide_cnn.sizes import Size
@@ -40,7 +40,7 @@ def train(engine_name, group):
     weights = {name: v + 0.02 * random.standard_normal(v.shape) for name, v in network.initial_weights(0).items()}
     mine, share = slides(group.rank, group.size), 2 // group.size
     options = {"window": 64} if engine_name == "streaming" else {}
-    with ENGINES[engine_name](network, Size(*SIZE), "float32", Adam(RATE), **options) as engine:
+    with ENGINES[engine_name].engine_class()(network, Size(*SIZE), "float32", Adam(RATE), **options) as engine:
         engine.load_state(weights)
         if group.size > 1:
             engine.reduce_gradients = group.allreduce_mean

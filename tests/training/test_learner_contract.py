@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from fakes import FakeCanvas
 
-from whole_slide_cnn.engines import ENGINES
+from whole_slide_cnn.engines.table import ENGINES
 from whole_slide_cnn.errors import SlideError, WeightsError
 from whole_slide_cnn.models.network import make_network
 from whole_slide_cnn.running import assembly

@@ -2,7 +2,7 @@
 
 import contextlib
 import ctypes
-from typing import Callable, List, Optional, Tuple
+from typing import Any, Callable, List, Optional, Tuple
 
 from tf_um_patch import driver as cuda
 from tf_um_patch.driver import Driver
@@ -157,7 +157,7 @@ class Card:
         self._stack.callback(self.driver.cuStreamDestroy_v2, stream)
         return stream
 
-    def _launch(self, function: int, blocks: int, arguments: List) -> None:
+    def _launch(self, function: int, blocks: int, arguments: List[Any]) -> None:
         pointers = (ctypes.c_void_p * len(arguments))(*[ctypes.addressof(argument) for argument in arguments])
         self.driver.cuLaunchKernel(function, blocks, 1, 1, _THREADS, 1, 1, 0, self.compute, pointers, None)
 

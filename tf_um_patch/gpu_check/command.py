@@ -7,7 +7,7 @@ import os
 import platform
 import sys
 import tempfile
-from typing import Dict, List, Tuple
+from typing import Any, Dict, List, Tuple
 
 from tf_um_patch.build import build_shim
 from tf_um_patch.child import bare_environment, run_for
@@ -37,7 +37,7 @@ _SETTINGS_OF_FRAMEWORKS = (
 )
 
 
-def main(arguments):
+def main(arguments: List[str]) -> int:
     """Print and write the report; 0 where all passes, 1 where something fails, 77 without a GPU."""
     options = _parser().parse_args(arguments)
     budget, seconds = _budget(options.budget), _seconds(options.timeout)
@@ -56,7 +56,7 @@ def main(arguments):
     return EXIT_PASS if report["status"] == PASS else EXIT_FAIL
 
 
-def examine(budget: int, seconds: float, folder: str) -> Dict:
+def examine(budget: int, seconds: float, folder: str) -> Dict[str, Any]:
     """The whole report.
 
     Args:
@@ -68,7 +68,7 @@ def examine(budget: int, seconds: float, folder: str) -> Dict:
         OptionError: the budget is no small part of what the card has free.
     """
     facts = run_probe()
-    report = {
+    report: Dict[str, Any] = {
         "status": FAIL,
         "sentence": "",
         "gpu": {name: facts.get(name) for name in ("name", "capability", "total", "free")},
@@ -151,7 +151,7 @@ def framework_checks(budget: int, seconds: float) -> List[Check]:
     return [Check(name, SKIPPED, reason) for name in ("framework", "framework_moves")]
 
 
-def judge_framework(name: str, facts: Dict, counted: Dict[str, int], budget: int) -> Check:
+def judge_framework(name: str, facts: Dict[str, Any], counted: Dict[str, int], budget: int) -> Check:
     """Whether a framework computed in managed memory under the shim.
 
     Args:
@@ -186,7 +186,7 @@ def judge_framework(name: str, facts: Dict, counted: Dict[str, int], budget: int
     return verdict("framework", not faults, good, "under {}: {}".format(name, "; ".join(faults)), values)
 
 
-def judge_framework_moves(name: str, facts: Dict) -> Check:
+def judge_framework_moves(name: str, facts: Dict[str, Any]) -> Check:
     """Whether a framework's tensor was where UmEvict and UmPrefetch moved it, with its contents."""
     if facts["reason"]:
         return Check("framework_moves", SKIPPED, facts["reason"])
@@ -208,7 +208,7 @@ def judge_framework_moves(name: str, facts: Dict) -> Check:
     )
 
 
-def _try_framework(name: str, budget: int, seconds: float) -> Tuple[Dict, Dict[str, int]]:
+def _try_framework(name: str, budget: int, seconds: float) -> Tuple[Dict[str, Any], Dict[str, int]]:
     """What a framework's process printed, or {"failed": why}; and the shim's report of it."""
     module = [sys.executable, "-m", "tf_um_patch.gpu_check.framework", name, str(budget)]
     with tempfile.TemporaryDirectory() as folder:
@@ -242,7 +242,7 @@ def _summary(checks: List[Check], gpu: str) -> Tuple[str, str]:
     return FAIL if counts[FAIL] else PASS, sentence
 
 
-def _parser():
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tf_um_patch gpu-check",
         description="Check on a GPU what this package says of one, within a small budget of memory. Exits with 0 where "
@@ -306,7 +306,7 @@ def _make_folder(folder: str) -> None:
         ) from error
 
 
-def _write(report: Dict, path: str) -> None:
+def _write(report: Dict[str, Any], path: str) -> None:
     """Replace the file when it is complete."""
     scratch = "{}.{}".format(path, os.getpid())
     with open(scratch, "w", encoding="utf-8") as stream:

@@ -2,7 +2,7 @@
 
 import importlib.util
 import os
-from typing import Dict, List
+from typing import Any, Callable, Dict, List
 
 from tf_um_patch.gpu_check.result import Check
 
@@ -27,7 +27,7 @@ def draw(checks: List[Check], title: str, folder: str) -> List[str]:
     return paths
 
 
-def _save(plot, values: Dict, title: str, path: str) -> None:
+def _save(plot: Callable[[Any, Dict[str, Any]], None], values: Dict[str, Any], title: str, path: str) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # only here: it takes a second
     from matplotlib.figure import Figure
 
@@ -38,7 +38,7 @@ def _save(plot, values: Dict, title: str, path: str) -> None:
     figure.savefig(path, dpi=120)
 
 
-def _timeline(figure, values: Dict) -> None:
+def _timeline(figure: Any, values: Dict[str, Any]) -> None:
     """Kernel and prefetch, each alone and both at once."""
     overlap = values["overlap"]
     kernel, prefetch = (overlap[name]["value"] for name in ("kernel_time", "prefetch_time"))
@@ -53,7 +53,7 @@ def _timeline(figure, values: Dict) -> None:
     axes.set_xlabel("ms; {:.0%} of the shorter one overlaps".format(overlap["overlap"]["value"]))
 
 
-def _memory(figure, values: Dict) -> None:
+def _memory(figure: Any, values: Dict[str, Any]) -> None:
     """Times of a kernel by where its memory is, and rates at which pages move."""
     cost, pages, prefetch = values["managed_cost"], values["pages"], values.get("prefetch", {})
     times = [

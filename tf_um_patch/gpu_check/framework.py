@@ -7,19 +7,22 @@ budget by its own means, and the shim's ceiling holds it to the budget where the
 import contextlib
 import json
 import sys
-from typing import Callable, Dict, Iterator, NamedTuple, Optional
+from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional, Tuple
 
 from tf_um_patch import driver as cuda
 from tf_um_patch.driver import Driver
 from tf_um_patch.errors import BuildError
 from tf_um_patch.moves import Moves
-from tf_um_patch.ops import load_ops
+from tf_um_patch.ops import NoUmOps, load_ops
 from tf_um_patch.shim import statistics
 
 NAMES = ("tensorflow", "torch", "cupy")  # the first that sees a GPU is taken
 SHARE = 0.75  # of the budget, for the framework's own limit
 _TENSORS = 16  # of a tensor's size in the budget: a step needs a few, and what a framework rounds up
 _FLOAT = 4  # bytes
+
+
+Moved = Tuple[int, int]  # address and bytes
 
 
 class Trial(NamedTuple):
@@ -34,9 +37,9 @@ class Trial(NamedTuple):
     """
 
     version: str
-    mean: Callable
-    evict: Optional[Callable] = None
-    prefetch: Optional[Callable] = None
+    mean: Callable[[], float]
+    evict: Optional[Callable[[], Moved]] = None
+    prefetch: Optional[Callable[[], Moved]] = None
     reason: Optional[str] = None
 
 
@@ -49,7 +52,7 @@ def words(budget: int) -> int:
     return 1 << (budget // _TENSORS // _FLOAT).bit_length() - 1
 
 
-def tensorflow_config(tf, budget: int):
+def tensorflow_config(tf: Any, budget: int) -> Any:
     """Settings of a session that takes no more than a part of the budget, and only as it needs it."""
     config = tf.ConfigProto(allow_soft_placement=False)
     config.gpu_options.allow_growth = True
@@ -80,16 +83,16 @@ def tensorflow_trial(budget: int, device: str = "/gpu:0") -> Iterator[Trial]:
         session.run(weights.initializer)
         session.run([step, loss])
 
-        def moved(operation):
-            session.run(operation)
-            return ops.last_move()
+        def mover(operation: Any) -> Callable[[], Moved]:
+            def move() -> Moved:
+                session.run(operation)
+                return ops.last_move()
 
-        yield Trial(
-            tensorflow.__version__,
-            lambda: float(session.run(mean)),
-            *([lambda operation=operation: moved(operation) for operation in moving] or [None, None]),
-            reason=None if ops.available else ops.reason,
-        )
+            return move
+
+        evict, prefetch = map(mover, moving) if moving else (None, None)
+        reason = ops.reason if isinstance(ops, NoUmOps) else None
+        yield Trial(tensorflow.__version__, lambda: float(session.run(mean)), evict, prefetch, reason)
 
 
 @contextlib.contextmanager
@@ -123,24 +126,24 @@ def cupy_trial(budget: int) -> Iterator[Trial]:
 TRIALS = {"tensorflow": tensorflow_trial, "torch": torch_trial, "cupy": cupy_trial}
 
 
-def _direct(version: str, mean: Callable, address: int, budget: int) -> Trial:
+def _direct(version: str, mean: Callable[[], float], address: int, budget: int) -> Trial:
     """Moves by the code of the operations, for a framework that has no operations."""
     try:
         moves = Moves()
     except BuildError as error:
         return Trial(version, mean, reason=str(error))
 
-    def moved(act):
+    def moved(act: Callable[[int, int], None]) -> Moved:
         act(address, _FLOAT * words(budget))
         return moves.last_move()
 
     return Trial(version, mean, lambda: moved(moves.evict), lambda: moved(moves.prefetch))
 
 
-def report(trial: Trial, driver: Driver) -> Dict:
+def report(trial: Trial, driver: Driver) -> Dict[str, Any]:
     """What the shim counted, what was computed, and where a tensor was after each move."""
     facts = {"version": trial.version, "mean": trial.mean(), "shim": statistics(), "reason": trial.reason}
-    if trial.evict is None:
+    if trial.evict is None or trial.prefetch is None:
         return facts
     driver.cuInit(0)
     device = driver.value("cuDeviceGet", 0)
@@ -153,7 +156,7 @@ def report(trial: Trial, driver: Driver) -> Dict:
     return facts
 
 
-def main(name: str, budget: int) -> Dict:
+def main(name: str, budget: int) -> Dict[str, Any]:
     """What came of a framework, or why it was not tried."""
     try:
         with TRIALS[name](budget) as trial:

@@ -7,7 +7,7 @@ the card has free, and pages move because they are told to, never because the ca
 import json
 import statistics
 import sys
-from typing import Dict, Iterator, List, Tuple
+from typing import Any, Dict, Iterator, List, Tuple
 
 from tf_um_patch import driver as cuda
 from tf_um_patch.driver import Driver
@@ -99,7 +99,8 @@ def check_allocation(managed: Memory, plain: Memory) -> Check:
 
 def check_prefetch(managed: Memory) -> Check:
     """Prefetches to the device and to the host are taken, keep contents, and have a rate."""
-    device, times = managed.card.device, {cuda.HOST: [], managed.card.device: []}
+    device = managed.card.device
+    times: Dict[int, List[float]] = {cuda.HOST: [], device: []}
     wrong = 0
     managed.move(cuda.HOST)
     for _ in range(REPEATS):
@@ -315,7 +316,7 @@ def _end(spans: List[Tuple[float, float]]) -> float:
     return max(end for _, end in spans)
 
 
-def _rate(count: int, seconds: float) -> Dict:
+def _rate(count: int, seconds: float) -> Dict[str, Any]:
     return measured(count / seconds / 1e9 if seconds > 0 else 0.0, "GB/s")
 
 

@@ -25,7 +25,7 @@ class Check(NamedTuple):
         return dict(self._asdict())
 
 
-def measured(value, unit: str) -> Dict[str, Any]:
+def measured(value: Any, unit: str) -> Dict[str, Any]:
     """A value with its unit, rounded to what is worth reading."""
     return {"value": float("{:.4g}".format(value)) if isinstance(value, float) else value, "unit": unit}
 

@@ -11,10 +11,9 @@ from whole_slide_cnn.config.load import (
     load_config,
     resolved_yaml,
 )
-from whole_slide_cnn.config.schema import ENGINES, TrainConfig
+from whole_slide_cnn.config.schema import TrainConfig, config_class
 from whole_slide_cnn.config.sections.augment import Augmentation
 from whole_slide_cnn.config.sections.data import MPP_TIMES_MAGNIFICATION, Data
-from whole_slide_cnn.config.sections.engines import ENGINE_SECTIONS, Streaming, Unified
 from whole_slide_cnn.config.sections.model import BACKBONES, Model
 from whole_slide_cnn.config.sections.outputs import WEIGHT_EXTENSIONS, Outputs
 from whole_slide_cnn.config.sections.train import Training
@@ -24,17 +23,14 @@ __all__ = [
     "Augmentation",
     "BACKBONES",
     "Data",
-    "ENGINES",
-    "ENGINE_SECTIONS",
     "KeyHelp",
     "MPP_TIMES_MAGNIFICATION",
     "Model",
     "Outputs",
-    "Streaming",
     "TrainConfig",
     "Training",
-    "Unified",
     "WEIGHT_EXTENSIONS",
+    "config_class",
     "config_from_dict",
     "config_help",
     "config_to_dict",

@@ -20,7 +20,7 @@ from whole_slide_cnn.config.options import (
     scalar_yaml,
 )
 from whole_slide_cnn.config.reference import RESULT_FOLDER, is_reference_form, translate
-from whole_slide_cnn.config.schema import TrainConfig
+from whole_slide_cnn.config.schema import TrainConfig, config_class
 from whole_slide_cnn.config.sources import Source, parse_overrides, read_sources
 from whole_slide_cnn.errors import ConfigError
 
@@ -77,7 +77,7 @@ def fixed_values(config: Optional[TrainConfig] = None) -> Dict[str, Any]:
         config: a configuration, or None for the defaults of those keys that have one.
     """
     fixed = {}
-    for key, field, _ in _leaves(TrainConfig):
+    for key, field, _ in _leaves(config_class()):
         if field.metadata.get("may_change"):
             continue
         value = field.default
@@ -106,7 +106,7 @@ def describe_config() -> Tuple[KeyHelp, ...]:
             "required" if field.default is dataclasses.MISSING else scalar_yaml(field.default),
             field.metadata["help"],
         )
-        for key, field, kind in _leaves(TrainConfig)
+        for key, field, kind in _leaves(config_class())
     )
 
 
@@ -153,15 +153,15 @@ def _combine(sources: Iterable[Source], origin: str, folder: str) -> TrainConfig
     merged: Dict[str, Any] = {}
     for source in sources:
         try:
-            _merge(merged, _check_section(TrainConfig, current(source.values), source.folder))
+            _merge(merged, _check_section(config_class(), current(source.values), source.folder))
         except ConfigError as error:
             raise ConfigError("{}: {}".format(source.origin, error)) from error
-    missing = _missing(TrainConfig, merged)
+    missing = _missing(config_class(), merged)
     if missing:
         plural = "key is" if len(missing) == 1 else "keys are"
         raise ConfigError("{}: the required {} missing: {}".format(origin, plural, ", ".join(missing)))
     try:
-        return _build(TrainConfig, merged, folder)
+        return _build(config_class(), merged, folder)
     except ConfigError as error:
         raise ConfigError("{}: {}".format(origin, error)) from error
 
@@ -230,7 +230,7 @@ def _leaves(section: Type[Section], prefix: str = "") -> Iterator[Tuple[str, Fie
 def _suggest(name: str, section: Type[Section], prefix: str) -> str:
     """The known key with the nearest name, in the same section or else in any."""
     here = {field.name: prefix + field.name for field, _ in options_of(section)}
-    everywhere = {field.name: key for key, field, _ in _leaves(TrainConfig)}
+    everywhere = {field.name: key for key, field, _ in _leaves(config_class())}
     for keys in (here, everywhere):
         nearest = difflib.get_close_matches(name, keys, 1)
         if nearest:

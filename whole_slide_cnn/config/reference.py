@@ -9,7 +9,7 @@ import re
 from typing import Any, Dict, Mapping, Match, NamedTuple, Optional, Tuple
 
 from whole_slide_cnn.config.options import check_value, describe_value, options_of
-from whole_slide_cnn.config.schema import TrainConfig
+from whole_slide_cnn.config.schema import config_class
 from whole_slide_cnn.config.sections.outputs import WEIGHT_EXTENSIONS
 from whole_slide_cnn.errors import ConfigError
 
@@ -252,7 +252,7 @@ def _checked(value: Any, target: str, name: str) -> Any:
 
 def _target(key: str) -> _Target:
     """The field of one of our keys."""
-    found = _Target(None, TrainConfig)
+    found = _Target(None, config_class())
     for part in key.split("."):
         found = {field.name: _Target(field, kind) for field, kind in options_of(found.kind)}[part]
     return found

@@ -3,13 +3,19 @@
 from collections import Counter
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from whole_slide_cnn.models.trace import Step
+from whole_slide_cnn.models.shapes import Step
+from whole_slide_cnn.sizes import Size
 
 # Operations whose output can take over the memory of an input that nobody else needs.
 _IN_PLACE = ("bias", "relu", "add", "multiply", "sum")
 # What an operation's gradient reads: its inputs, its output.
 _KEEPS_INPUT = ("conv", "pool", "multiply")
 _KEEPS_OUTPUT = ("relu", "pool")
+
+# Bytes of a number of a feature map, and of one of variables, head and loss.
+VALUE_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+HEAD_BYTES = {"float64": 8, "float32": 4, "bfloat16": 4, "float16": 4}
+_POOLING_BYTES = 13
 
 
 class Operation(NamedTuple):
@@ -38,6 +44,25 @@ def peak_elements(steps: Sequence[Step], training: bool, unrolls: bool) -> int:
     if training:
         operations += _backward(steps, unrolls)
     return _replay(operations, _output(len(steps) - 1))
+
+
+def pass_bytes(steps: Sequence[Step], pixels: Size, compute: str, training: bool, unrolls: bool) -> Tuple[int, int]:
+    """Bytes of feature maps and of pixels while a window, or the canvas, is computed.
+
+    Args:
+        steps: the forward pass.
+        pixels: what it reads.
+        compute: type of the maps.
+        training, unrolls: see :func:`peak_elements`.
+    """
+    value, head = VALUE_BYTES[compute], HEAD_BYTES[compute]
+    maps = value * peak_elements(steps, training, unrolls)
+    # pooling: where the maximum is (a mask, and three maps of 32-bit positions), and the map's gradient, fed
+    maps += steps[-1].elements * (_POOLING_BYTES + (2 * head if training else 0))
+    area = pixels.height * pixels.width
+    # three copies as bytes (this one fed, and the next one read ahead), one normalised in the variables' type, and
+    # one in the compute type where that differs
+    return maps, 3 * area * (3 + head + (value if value != head else 0))
 
 
 def _output(position: int) -> str:

@@ -14,7 +14,7 @@ from whole_slide_cnn.models import geometry
 from whole_slide_cnn.models.build import TrunkBuilder
 from whole_slide_cnn.models.geometry import Range
 from whole_slide_cnn.models.layers import Conv, MaxPool, Residual, Trunk
-from whole_slide_cnn.models.trace import trace_canvas
+from whole_slide_cnn.models.shapes import canvas_shapes
 from whole_slide_cnn.sizes import Size
 
 # From the height of a map to the rows at which its strips begin, and where the last one ends.
@@ -68,7 +68,7 @@ def aligned_partition(trunk: Trunk, canvas: Size, elements: int) -> Partition:
         TensorTooLargeError: a single row has more.
     """
     widest: Dict[int, int] = {canvas.height: 3 * canvas.width}
-    for step in trace_canvas(trunk, canvas):
+    for step in canvas_shapes(trunk, canvas):
         if step.kind == "pad":
             continue  # it is as wide as what is padded, or little wider, and read by what follows only
         height, width, channels = step.shape

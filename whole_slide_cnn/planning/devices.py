@@ -3,11 +3,12 @@
 All assumptions of the planner about hardware are here. None of them is fitted to a published row.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Dict, Optional
 
 from graph_tools.simulation.machine import Machine
 from tf_um_patch.host import HOST_SHARE, GpuInfo
+from whole_slide_cnn.engines.costs import Target
 from whole_slide_cnn.errors import ConfigError
 
 GIB = 2**30
@@ -101,6 +102,22 @@ def machine_of(gpu: Gpu, host_bytes: int, compute: str = "float32") -> Machine:
         float32_flops=full * gpu.float64_share if compute == "float64" else full,
         half_flops=full if compute == "bfloat16" and not gpu.bfloat16 else half,
     )
+
+
+def target_of_card(card: GpuInfo, host_bytes: int, compute: str = "float32") -> Target:
+    """A GPU of this machine, in a host with so many bytes of memory for a run.
+
+    How much memory it has is always known; how fast it is only where the table has it. A slice of a GPU (MIG) is not in
+    the table.
+    """
+    known = match_gpu(card)
+    if known is not None:
+        machine = machine_of(GPUS[known], host_bytes, compute)
+    else:
+        machine = Machine(card.total_bytes - CONTEXT_BYTES, int(host_bytes * HOST_SHARE))
+    free = max(card.free_bytes - CONTEXT_BYTES, 1)  # what others use of it is not there
+    machine = replace(machine, device_bytes=min(machine.device_bytes, free))
+    return Target(known or card.name, machine, True, rates_known=known is not None)
 
 
 def match_gpu(card: GpuInfo) -> Optional[str]:

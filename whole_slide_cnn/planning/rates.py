@@ -7,10 +7,10 @@ from typing import List, Sequence
 import numpy as np
 
 from graph_tools.simulation.machine import Machine
-from whole_slide_cnn.engines.base import unrolls_patches
-from whole_slide_cnn.engines.direct import DirectEngine
+from whole_slide_cnn.engines.costs import in_memory_seconds, whole_canvas_graph
+from whole_slide_cnn.engines.direct.description import Direct
+from whole_slide_cnn.engines.runtime import unrolls_patches
 from whole_slide_cnn.models.network import Network
-from whole_slide_cnn.planning.graphs import direct_graph, in_memory_seconds
 from whole_slide_cnn.sizes import Size
 from whole_slide_cnn.slides.canvas import ArrayCanvas
 
@@ -61,14 +61,16 @@ def measured_scale(
         seconds = _step_seconds(network, size, compute, training)
         if seconds > _LITTLE:
             break
-    modelled = in_memory_seconds(direct_graph(network, size, compute, training, unrolls_patches(compute)), machine)
+    modelled = in_memory_seconds(
+        whole_canvas_graph(network, size, compute, training, unrolls_patches(compute)), machine
+    )
     return seconds / modelled
 
 
 def _step_seconds(network: Network, size: Size, compute: str, training: bool) -> float:
     pixels = np.random.RandomState(0).randint(0, 256, size + (3,)).astype(np.uint8)
     canvas = ArrayCanvas(pixels, "measurement")
-    with DirectEngine(network, size, compute) as engine:
+    with Direct().make(network, size, compute, training=training) as engine:
         engine.load_state(network.initial_weights(0))
 
         def step(slides: int):

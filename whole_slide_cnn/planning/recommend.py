@@ -1,10 +1,11 @@
 """Which engine to take, and a plan as a user reads it."""
 
-import math
 from typing import NamedTuple, Optional, Sequence, Tuple
 
+from whole_slide_cnn.engines.costs import Estimate, Target, Work
 from whole_slide_cnn.engines.memory import GB
-from whole_slide_cnn.planning.estimate import ENGINES, HALF, Estimate, Target, Work
+from whole_slide_cnn.engines.table import ENGINES
+from whole_slide_cnn.planning.estimate import HALF
 
 
 class Recommendation(NamedTuple):
@@ -23,19 +24,19 @@ def recommend(work: Work, estimates: Sequence[Estimate]) -> Recommendation:
     """The fastest of what fits and computes in the type that was asked for. Times within a twentieth of each other are
     taken as equal: then the simpler engine."""
     asked = [item for item in estimates if item.compute == work.compute]
-    fitting = [item for item in asked if item.fits and item.seconds is not None and _is_offered(item)]
+    fitting = [_Timed(item, item.seconds) for item in asked if item.fits and item.offered and item.seconds is not None]
     if not fitting:
         return Recommendation(None, "nothing fits in {}: {}".format(work.compute, _refusals(asked)) + _half(estimates))
-    fastest = min(item.seconds for item in fitting)
+    fastest, simpler = min(timed.seconds for timed in fitting), list(ENGINES)
     best = min(
-        (item for item in fitting if item.seconds <= _EQUAL * fastest),
-        key=lambda item: (ENGINES.index(item.engine), item.seconds),
-    )
+        (timed for timed in fitting if timed.seconds <= _EQUAL * fastest),
+        key=lambda timed: (simpler.index(timed.estimate.engine), timed.seconds),
+    ).estimate
     parts = ["the fastest that fits"]
-    others = [item for item in fitting if item.engine != best.engine]
+    others = [timed for timed in fitting if timed.estimate.engine != best.engine]
     if others:
-        other = min(others, key=lambda item: item.seconds)
-        parts.append("{} takes {} a slide".format(label(other), readable_seconds(other.seconds)))
+        other = min(others, key=lambda timed: timed.seconds)
+        parts.append("{} takes {} a slide".format(label(other.estimate), readable_seconds(other.seconds)))
     refused = _refusals([item for item in asked if item.engine != best.engine])
     return Recommendation(best, "; ".join(parts + ([refused] if refused else [])))
 
@@ -43,13 +44,16 @@ def recommend(work: Work, estimates: Sequence[Estimate]) -> Recommendation:
 _EQUAL = 1.05
 
 
-def _is_offered(item: Estimate) -> bool:
-    return item.schedule is None or item.schedule.recommended
+class _Timed(NamedTuple):
+    """What fits, with its seconds."""
+
+    estimate: Estimate
+    seconds: float
 
 
 def _half(estimates: Sequence[Estimate]) -> str:
     """What half precision would make possible."""
-    fitting = [item for item in estimates if item.compute == HALF and item.fits and _is_offered(item)]
+    fitting = [item for item in estimates if item.compute == HALF and item.fits and item.offered]
     if not fitting:
         return ""
     return "; {} in {} fits: set model.compute: {}".format(label(fitting[-1]), HALF, HALF)
@@ -57,7 +61,7 @@ def _half(estimates: Sequence[Estimate]) -> str:
 
 def _refusals(asked: Sequence[Estimate]) -> str:
     """One reason for each engine of which nothing fits."""
-    fitting = {item.engine for item in asked if item.fits and _is_offered(item)}
+    fitting = {item.engine for item in asked if item.fits and item.offered}
     last = {item.engine: item for item in asked if item.engine not in fitting}
     return "; ".join("{} does not fit ({})".format(engine, item.reason) for engine, item in last.items())
 
@@ -67,22 +71,14 @@ def label(item: Estimate) -> str:
     return item.engine + (" + " + item.variant if item.variant else "")
 
 
-def settings(work: Work, item: Estimate) -> Tuple[str, ...]:
+def settings(item: Estimate) -> Tuple[str, ...]:
     """The keys of a configuration that run an estimate."""
     lines = ["engine: {}".format(item.engine)]
-    if item.engine == "streaming":
-        lines.append("streaming: {{window: {}}}".format(work.window))
-    if item.engine == "unified" and item.schedule is not None:
-        keys = {"strip_mb": work.unified.strip_mb, "group_mb": item.group_bytes // 10**6}
-        keys["prefetch_depth"] = item.schedule.depth
-        if item.schedule.choice != "keep":
-            keys["device_gb"] = math.floor(item.budget_bytes / GB * 1000) / 1000
-            keys["host_gb"] = math.ceil(item.host_bytes / GB)
-            keys["memory_policy"] = "recompute" if item.schedule.choice == "remat" else item.schedule.choice
+    if item.settings:
         values = (
-            "{}: {}".format(key, value if isinstance(value, str) else "%g" % value) for key, value in keys.items()
+            "{}: {}".format(key, value if isinstance(value, str) else "%g" % value) for key, value in item.settings
         )
-        lines.append("unified: {" + ", ".join(values) + "}")
+        lines.append("{}: {{{}}}".format(item.engine, ", ".join(values)))
     return tuple(lines)
 
 
@@ -122,13 +118,9 @@ def conclusion(work: Work, target: Target, estimates: Sequence[Estimate]) -> str
     if best.estimate is None:
         return best.reason
     lines = ["recommended: {} ({})".format(label(best.estimate), best.reason)]
-    lines += ["  " + line for line in settings(work, best.estimate)]
-    if best.estimate.engine == "unified" and target.gpu:
-        lines.append(
-            "run it as: python -m tf_um_patch run -- python -m whole_slide_cnn.{} ...; its time is simulated and has "
-            "not been compared with a GPU yet".format("train" if work.training else "test")
-        )
-    return "\n".join(lines)
+    lines += ["  " + line for line in settings(best.estimate)]
+    lines.append(ENGINES[best.estimate.engine].how_to_run(work, target))
+    return "\n".join(filter(None, lines))
 
 
 def _numbers(item: Estimate) -> Tuple[str, ...]:

@@ -9,12 +9,13 @@ from graph_tools.simulation.machine import Machine
 from graph_tools.units import parse_bytes
 from tf_um_patch.host import HOST_SHARE, available_host_memory, first_gpu
 from whole_slide_cnn.config import TrainConfig
+from whole_slide_cnn.engines.costs import Estimate, Target, Work
 from whole_slide_cnn.engines.memory import GB
-from whole_slide_cnn.engines.unified import UnifiedOptions
+from whole_slide_cnn.engines.streaming.description import Streaming
+from whole_slide_cnn.engines.table import ENGINES
 from whole_slide_cnn.errors import ConfigError
 from whole_slide_cnn.models.network import make_network
-from whole_slide_cnn.planning.devices import CONTEXT_BYTES, gpu_named, machine_of, match_gpu
-from whole_slide_cnn.planning.estimate import Estimate, Target, Work, commonest_of, streaming_windows
+from whole_slide_cnn.planning.devices import gpu_named, machine_of, match_gpu, target_of_card
 from whole_slide_cnn.planning.rates import host_machine, measured_scale
 from whole_slide_cnn.planning.recommend import Recommendation, label
 from whole_slide_cnn.sizes import Size
@@ -42,9 +43,8 @@ def work_of(config: TrainConfig, training: bool, tissue: float = 1.0) -> Work:
         config.model.compute,
         training,
         tissue,
-        config.streaming.window,
-        UnifiedOptions(**asdict(config.unified)),
         config.train.batch_size,
+        {name: engine.options_in(config) for name, engine in ENGINES.items()},
     )
 
 
@@ -64,35 +64,45 @@ def target_of(
     Raises:
         ConfigError: the GPU is unknown, or a size cannot be used.
     """
-    limit = None if memory_gb is None else int(memory_gb * GB)
     host_bytes = _size(given.host_memory, "--host-memory", least=0)
     card = first_gpu() if name is None else None
-    if card is not None:
-        name = match_gpu(card)
-        if name is None:
-            raise ConfigError(
-                "this machine's GPU, {} with {:.1f} GB, is not in the table; name one like it by --device and give "
-                "--device-memory, or --device host".format(card.name, card.total_bytes / GB)
-            )
+    if card is not None and match_gpu(card) is None:
+        raise ConfigError(
+            "this machine's GPU, {} with {:.1f} GB, is not in the table; name one like it by --device and give "
+            "--device-memory, or --device host".format(card.name, card.total_bytes / GB)
+        )
     if host_bytes is None:
         host_bytes = available_host_memory()
     if host_bytes is None:
         raise ConfigError("this system does not tell how much memory is free; give --host-memory")
-    if name is None or name == HOST:
+    if card is None and name in (None, HOST):
         if given.device_memory:
             raise ConfigError("--device-memory is that of a GPU; name one with --device")
-        budget = int(host_bytes * HOST_SHARE) if limit is None or given.host_memory else limit
+        free = memory_gb is None or given.host_memory
+        budget = int(host_bytes * HOST_SHARE) if free else int((memory_gb or 0) * GB)
         machine = host_machine(budget, compute)
         return Target("this machine ({})".format(platform.machine()), _with_rates(machine, given), False)
-    machine = machine_of(gpu_named(name), host_bytes, compute)
+    if card is not None:
+        target = target_of_card(card, host_bytes, compute)
+    else:
+        target = Target(str(name), machine_of(gpu_named(str(name)), host_bytes, compute), True)
+    held = limited(target, memory_gb)
     device_bytes = _size(given.device_memory, "--device-memory")
-    if device_bytes is None:
-        device_bytes = min(machine.device_bytes, limit or machine.device_bytes)
-        if card is not None:  # what others use of it is not there
-            device_bytes = min(device_bytes, max(card.free_bytes - CONTEXT_BYTES, 1))
-    if limit is not None and not given.host_memory:
-        machine = replace(machine, host_bytes=min(machine.host_bytes, limit))
-    return Target(name, _with_rates(replace(machine, device_bytes=device_bytes), given), True)
+    machine = replace(
+        target.machine,
+        device_bytes=held.machine.device_bytes if device_bytes is None else device_bytes,
+        host_bytes=target.machine.host_bytes if given.host_memory else held.machine.host_bytes,
+    )
+    return replace(target, machine=_with_rates(machine, given))
+
+
+def limited(target: Target, memory_gb: Optional[float]) -> Target:
+    """A GPU of which, and of whose host, a run may use so many GB each; None sets no limit."""
+    if memory_gb is None:
+        return target
+    limit, machine = int(memory_gb * GB), target.machine
+    sizes = {"device_bytes": min(machine.device_bytes, limit), "host_bytes": min(machine.host_bytes, limit)}
+    return replace(target, machine=replace(machine, **sizes))
 
 
 def measured(target: Target, work: Work) -> Target:
@@ -103,8 +113,7 @@ def measured(target: Target, work: Work) -> Target:
     """
     if target.gpu:
         raise ConfigError("--measure times a step on this machine's processor; use it with --device host")
-    sizes, blank, _ = streaming_windows(work)
-    window = commonest_of(sizes, blank)
+    window = Streaming().commonest_window(work)
     whole, of_window = (
         measured_scale(work.network, work.compute, work.training, target.machine, *more) for more in ((), ((window,),))
     )

@@ -9,14 +9,16 @@ import tensorflow.compat.v1 as tf
 
 from whole_slide_cnn.augment.canvas import PROCESS_BYTES, array_module, augmented, augments
 from whole_slide_cnn.config import WEIGHT_EXTENSIONS, TrainConfig
-from whole_slide_cnn.engines import ENGINES
-from whole_slide_cnn.engines.base import Engine, has_gpu
-from whole_slide_cnn.engines.memory import check_memory, engine_memory
+from whole_slide_cnn.engines.interface import Engine
+from whole_slide_cnn.engines.memory import check_memory
+from whole_slide_cnn.engines.runtime import has_gpu, keep_freed_memory_small
+from whole_slide_cnn.engines.table import ENGINES
 from whole_slide_cnn.errors import MemoryBudgetError, WeightsError
 from whole_slide_cnn.models.network import Network
 from whole_slide_cnn.models.weights import Weights, load_weights
-from whole_slide_cnn.planning.auto import choose_engine, foresee, run_target
+from whole_slide_cnn.planning.auto import choose_engine, estimate_run, run_target
 from whole_slide_cnn.planning.recommend import readable_seconds, sentence
+from whole_slide_cnn.planning.targets import work_of
 from whole_slide_cnn.running.checkpoint import load_checkpoint
 from whole_slide_cnn.running.communicator import Communicator, SingleCommunicator
 from whole_slide_cnn.running.names import BEST
@@ -32,7 +34,7 @@ def make_optimiser(config: TrainConfig) -> Adam:
     return Adam(train.learning_rate, train.beta1, train.beta2, train.epsilon, decay)
 
 
-def settle(config: TrainConfig, training: bool, report=print, processes: int = 1, others: int = 0) -> TrainConfig:
+def resolve(config: TrainConfig, training: bool, report=print, processes: int = 1, others: int = 0) -> TrainConfig:
     """The configuration with what it leaves to the machine decided, which is what a run records.
 
     Engine ``auto`` becomes the fastest that fits, as the planner has it: into ``memory_gb``, else into half of the host
@@ -53,15 +55,6 @@ def settle(config: TrainConfig, training: bool, report=print, processes: int = 1
     return config
 
 
-def _engine_options(config: TrainConfig) -> Dict[str, Any]:
-    """What only one engine takes."""
-    if config.engine == "streaming":
-        return {"window": config.streaming.window}
-    if config.engine == "unified":
-        return dataclasses.asdict(config.unified)
-    return {}
-
-
 def make_engine(
     config: TrainConfig,
     network: Network,
@@ -71,12 +64,14 @@ def make_engine(
     extra_memory: Sequence[Tuple[str, int]] = (),
     group: Optional[Communicator] = None,
 ) -> Engine:
-    """The engine a configuration asks for (see :func:`settle`), with its weights' first values.
+    """The engine a configuration asks for (see :func:`resolve`), with its weights.
 
     States the predicted memory first, and refuses what cannot fit (design, law 4).
 
     Args:
-        state: of a checkpoint to go on from, instead of first values.
+        optimiser: of a training; None for an engine that only predicts, of which nothing else is built or planned.
+        state: of a checkpoint to go on from, or the weights that predict; a training without it begins with first
+            weights.
         extra_memory: bytes that the run needs beside the engine, by what they are for.
         group: the processes that make such an engine together, all with the same state; None for one process.
 
@@ -84,39 +79,39 @@ def make_engine(
         MemoryBudgetError: the run needs more memory than it may use.
         WeightsError: the file of initial weights cannot be used.
     """
+    assert optimiser is not None or state is not None, "an engine that only predicts needs weights"
     group = SingleCommunicator() if group is None else group
     training = optimiser is not None
-    config = settle(config, training, report, group.local_size, sum(size for _, size in extra_memory))
+    config = resolve(config, training, report, group.local_size, sum(size for _, size in extra_memory))
+    keep_freed_memory_small()
     with group.after_first():
-        _state_needs(config, network, training, report, extra_memory, group)
-    options = _engine_options(config)
-    if state is None and optimiser is None:
-        state = network.initial_weights(config.seed)
-    elif state is None:
+        _state_needs(config, training, report, extra_memory, group)
+    if state is None:
         state = group.broadcast(_first_weights(config, network, report) if group.rank == 0 else None)
-    engine = ENGINES[config.engine](network, config.data.canvas, config.model.compute, optimiser, **options)
+    description = ENGINES[config.engine]
+    options = description.options_in(config)
+    engine = description.make(network, config.data.canvas, config.model.compute, optimiser, training, options)
     engine.load_state(state)
     return engine
 
 
-def _state_needs(config, network, training, report, extra_memory, group):
-    """Say what the run will take, and refuse what cannot fit: of a GPU that the planner knows, else of the host."""
+def _state_needs(config, training, report, extra_memory, group):
+    """Say what the run will take, and refuse what cannot fit: of a GPU whose memory is known, else of the host."""
     others = sum(size for _, size in extra_memory)
     target = run_target(config, group.local_size, others)
     if target is not None and target.gpu:
         if group.rank == 0:  # all are to do the same, and planning takes seconds
-            found = foresee(config, training, target)
+            found = estimate_run(config, training, target)
             report(sentence(found, target))
             if found.reason:
                 raise MemoryBudgetError("engine {}: {}".format(config.engine, found.reason))
         return
-    options = _engine_options(config)
-    plan = engine_memory(config.engine, network, config.data.canvas, config.model.compute, training, **options)
+    plan = ENGINES[config.engine].memory(work_of(config, training))
     plan = dataclasses.replace(plan, parts=plan.parts + tuple(extra_memory))
     report(plan.sentence())
     check_memory(plan, config.memory_gb, group.local_size)
     if target is not None and group.rank == 0:
-        found = foresee(config, training, target)
+        found = estimate_run(config, training, target)
         if found.seconds is not None:
             report("roughly {} a slide, by the rates of this machine".format(readable_seconds(found.seconds)))
 

@@ -21,7 +21,7 @@ def save_checkpoint(path: str, model: Any, state: Dict[str, np.ndarray], progres
 
     Args:
         model: what the weights are of: a network, or any other frozen dataclass of values that JSON can hold.
-        state: weights and optimiser state, such as :meth:`whole_slide_cnn.engines.base.Engine.state` gives them.
+        state: weights and optimiser state, such as :meth:`whole_slide_cnn.engines.interface.Engine.state` gives them.
         progress: anything JSON can hold.
     """
     metadata = json.dumps({"network": dataclasses.asdict(model), "progress": progress})

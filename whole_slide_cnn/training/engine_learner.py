@@ -5,7 +5,7 @@ from typing import List, Optional, Sequence
 
 import numpy as np
 
-from whole_slide_cnn.engines.base import Engine, Prediction
+from whole_slide_cnn.engines.interface import Engine, Prediction
 from whole_slide_cnn.models.weights import save_weights
 from whole_slide_cnn.running.communicator import Communicator
 from whole_slide_cnn.running.names import WEIGHTS

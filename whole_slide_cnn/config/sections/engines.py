@@ -1,85 +1,36 @@
-"""``streaming`` and ``unified``: a section for each engine that has options."""
+"""The engines as a configuration sees them: the values of ``engine``, and a section of options for each.
 
-import dataclasses
-from typing import Dict, Optional, Type
+An engine states its options where it describes itself, far above this layer, so that adding one changes nothing here.
+The table of engines is asked for by its name when a configuration is first made, as a program asks for its plug-ins; it
+and what it imports need no TensorFlow.
+"""
 
-from whole_slide_cnn.config.options import Section, option
-from whole_slide_cnn.errors import ConfigError
+import importlib
+from typing import Dict, NamedTuple, Type
 
-MEMORY_POLICIES = ("keep", "recompute")
+from whole_slide_cnn.config.options import Section, options_of
 
-
-@dataclasses.dataclass(frozen=True)
-class Streaming(Section):
-    """The streaming engine."""
-
-    window: int = option(
-        "Side in canvas pixels of a window's core, the part it contributes; a halo is added around it, so larger "
-        "windows need more memory and less computation.",
-        1024,
-        at_least=32,
-    )
+_TABLE = "whole_slide_cnn.engines.table"
 
 
-@dataclasses.dataclass(frozen=True)
-class Unified(Section):
-    """The unified engine."""
+class EngineKeys(NamedTuple):
+    """What a configuration takes from an engine's description.
 
-    strip_mb: float = option(
-        "Megabytes (10^6 bytes) that one strip of a feature map may have; smaller strips need less memory at a time, "
-        "and read more rows of the strips beside them.",
-        256.0,
-        above=0,
-    )
-    group_mb: float = option(
-        "Megabytes that the operations of a group may touch together; groups run one after the other. Choose what the "
-        "device has free.",
-        4000.0,
-        above=0,
-    )
-    prefetch_depth: int = option(
-        "How many groups ahead a tensor is fetched to the device; 0 fetches none. With unified.device_gb and "
-        "memory_policy recompute the plan decides.",
-        1,
-        at_least=0,
-        may_change=True,
-    )
-    device_gb: Optional[float] = option(
-        "Gigabytes (10^9 bytes) that what a step holds at once shall fit: maps beyond it leave the device after "
-        "the forward pass, or are computed again in the backward pass, which takes longer. null keeps all, as the 2021 "
-        "paper does.",
-        None,
-        above=0,
-    )
-    host_gb: Optional[float] = option(
-        "Gigabytes of host memory for what leaves a GPU; null sets no limit. Without a GPU, of unified.eviction_dir.",
-        None,
-        above=0,
-    )
-    memory_policy: str = option(
-        "How unified.device_gb is met: recompute (whole runs of layers are computed again from shared copies, and maps "
-        "leave for a while), or keep (neither happens; takes no unified.device_gb).",
-        "recompute",
-        choices=MEMORY_POLICIES,
-    )
-    eviction_dir: Optional[str] = option(
-        "Without a GPU: folder for files without names to which maps beyond unified.device_gb leave for a while; null "
-        "meets that budget by computing again alone.",
-        None,
-        path=True,
-        may_change=True,
-    )
+    Attributes:
+        summary: what the engine is, in a few words.
+        section: its options.
+    """
 
-    def check_rules(self) -> None:
-        if self.memory_policy == "keep" and self.device_gb is not None:
-            raise ConfigError("unified.memory_policy: keep meets no unified.device_gb; leave out one of them")
-        if self.device_gb is not None and self.group_mb > 1000 * self.device_gb:
-            raise ConfigError(
-                "unified.group_mb: a group of {:g} MB exceeds unified.device_gb, which is {:g}; give a smaller "
-                "group".format(self.group_mb, self.device_gb)
-            )
+    summary: str
+    section: Type[Section]
 
 
-# Every engine, from the simplest up, and the section of a configuration that holds its options; None for no options.
-# The class of a section is the one place where an engine's options and their defaults are stated.
-ENGINE_SECTIONS: Dict[str, Optional[Type[Section]]] = {"direct": None, "streaming": Streaming, "unified": Unified}
+def engine_keys() -> Dict[str, EngineKeys]:
+    """Every engine by name, from the simplest up."""
+    table = importlib.import_module(_TABLE)
+    return {name: EngineKeys(engine.summary, engine.options) for name, engine in table.ENGINES.items()}
+
+
+def sections_of(engines: Dict[str, EngineKeys]) -> Dict[str, Type[Section]]:
+    """The sections of engines that have something to set."""
+    return {name: keys.section for name, keys in engines.items() if options_of(keys.section)}

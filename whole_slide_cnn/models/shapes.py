@@ -1,4 +1,4 @@
-"""The tensors a trunk makes, in order, without building a graph: for refusing what is too large, and for memory."""
+"""The tensors a trunk makes, in order, without building a graph: to refuse what is too large, for memory and work."""
 
 from dataclasses import dataclass
 from typing import Iterable, List, Optional, Tuple
@@ -18,7 +18,7 @@ class Step:
     Attributes:
         name: name of the layer it belongs to.
         kind: pad, crop, conv, bias, relu, pool, multiply, add (a scalar), or sum (of a residual block).
-        inputs: positions of its inputs in the trace; -1 is the normalised image.
+        inputs: positions of its inputs among the steps; -1 is the normalised image.
         shape: (height, width, channels) of its output.
         kernel: side of a convolution's kernel, else 0.
         channels_in: channels of a convolution's input, else 0.
@@ -36,19 +36,37 @@ class Step:
         return self.shape[0] * self.shape[1] * self.shape[2]
 
 
-def trace_canvas(trunk: Trunk, canvas: Size) -> List[Step]:
+def canvas_shapes(trunk: Trunk, canvas: Size) -> List[Step]:
     """The forward pass over a whole canvas."""
     geometry.cells_of(trunk, canvas)
-    return _Tracer(trunk, None).run(canvas)
+    return _Follower(trunk, None).run(canvas)
 
 
-def trace_window(trunk: Trunk, window: geometry.WindowGeometry) -> List[Step]:
+def window_shapes(trunk: Trunk, window: geometry.WindowGeometry) -> List[Step]:
     """The forward pass over one window."""
-    return _Tracer(trunk, window).run(window.pixels.size)
+    return _Follower(trunk, window).run(window.pixels.size)
 
 
-def check_tensor_sizes(steps: Iterable[Step]):
+def forward_flops(steps: Iterable[Step]) -> int:
+    """Multiplications and additions of the convolutions of a forward pass."""
+    return sum(2 * step.kernel**2 * step.channels_in * step.elements for step in steps)
+
+
+def backward_flops(steps: Iterable[Step]) -> int:
+    """Those of its backward pass: each convolution once for its filter's gradient, and once for its input's, which the
+    image does not need."""
+    steps = list(steps)
+    reads_image = [
+        all(at < 0 or (steps[at].kind == "pad" and steps[at].inputs == (-1,)) for at in s.inputs) for s in steps
+    ]
+    return sum(forward_flops([step]) * (1 if image else 2) for step, image in zip(steps, reads_image))
+
+
+def check_tensor_sizes(steps: Iterable[Step], remedy: str = "use engine: streaming, or a smaller canvas"):
     """Refuse tensors whose elements a 32-bit index cannot count (design: nothing is silently wrong at size).
+
+    Args:
+        remedy: what to do about it.
 
     Raises:
         TensorTooLargeError: names the tensor and its shape.
@@ -57,13 +75,11 @@ def check_tensor_sizes(steps: Iterable[Step]):
         if step.elements > MOST_ELEMENTS:
             raise TensorTooLargeError(
                 "tensor {}/{} of shape (1, {}, {}, {}) has {:.2e} elements, and operations on 2^31 or more give wrong "
-                "numbers; use engine: streaming, or a smaller canvas".format(
-                    step.name, step.kind, *step.shape, float(step.elements)
-                )
+                "numbers; {}".format(step.name, step.kind, *step.shape, float(step.elements), remedy)
             )
 
 
-class _Tracer:
+class _Follower:
     """Follows :class:`~whole_slide_cnn.models.build.TrunkBuilder` step by step."""
 
     def __init__(self, trunk: Trunk, window: Optional[geometry.WindowGeometry]):

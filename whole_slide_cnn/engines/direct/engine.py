@@ -5,10 +5,11 @@ from typing import Dict, List, NamedTuple, Optional, Tuple
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from whole_slide_cnn.engines.base import Engine, Prediction, sum_updates
+from whole_slide_cnn.engines.accumulators import Accumulators, sum_updates
+from whole_slide_cnn.engines.interface import Engine, Prediction
 from whole_slide_cnn.models import build, geometry
 from whole_slide_cnn.models.network import Network
-from whole_slide_cnn.models.trace import check_tensor_sizes, trace_canvas
+from whole_slide_cnn.models.shapes import canvas_shapes, check_tensor_sizes
 from whole_slide_cnn.sizes import Size, Window
 from whole_slide_cnn.slides.canvas import Canvas
 
@@ -30,19 +31,19 @@ class DirectEngine(Engine):
         TensorTooLargeError: a feature map would have 2^31 elements or more.
     """
 
-    name = "direct"
-
     def _build_graph(self):
         trunk = self.network.trunk
-        check_tensor_sizes(trace_canvas(trunk, self.canvas_size))
+        check_tensor_sizes(canvas_shapes(trunk, self.canvas_size))
         step = _whole_canvas(self.network, self.canvas_size, self.compute, self._variables)
         self._pixels, self._label = step.pixels, step.label
         self._loss, self._probabilities = step.loss, step.probabilities
-        self._share = tf.placeholder(build.variable_type(self.compute), [], "share")
         logits = self._logits_of_cells(tf.cast(step.embedding, build.variable_type(self.compute)))
         self._class_map = tf.reshape(logits, geometry.cells_of(trunk, self.canvas_size) + (self.network.classes,))
-        gradients = self._gradients(self._loss, self._trainable)
-        self._add = self._add_to_sums(self._trainable, gradients, self._share)
+
+    def _build_training(self, accumulators: Accumulators):
+        self._share = tf.placeholder(build.variable_type(self.compute), [], "share")
+        gradients = accumulators.gradients(self._loss, self._trainable)
+        self._add = accumulators.add(self._trainable, gradients, self._share)
 
     def predict(self, canvas: Canvas, label: Optional[int] = None) -> Prediction:
         feed = {self._pixels: self._read(canvas), self._label: 0 if label is None else label}

@@ -1,4 +1,4 @@
-"""The trace of a trunk names exactly the tensors that the TensorFlow graph of the trunk makes."""
+"""The shapes of a trunk name exactly the tensors that the TensorFlow graph of the trunk makes."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from small_networks import SMALL_TRUNKS, random_weights, variables_of
 from whole_slide_cnn.errors import ConfigError, TensorTooLargeError
 from whole_slide_cnn.models import build, geometry
 from whole_slide_cnn.models.network import BACKBONES, Network
-from whole_slide_cnn.models.trace import Step, check_tensor_sizes, trace_canvas, trace_window
+from whole_slide_cnn.models.shapes import Step, canvas_shapes, check_tensor_sizes, window_shapes
 from whole_slide_cnn.sizes import Size, Window
 
 STEM = ("conv1_conv", "conv")
@@ -45,7 +45,7 @@ def operations_on(image):
 
 
 def steps_of(image, operations, shape_of):
-    """Operations on the image in the terms of a trace: (kind, inputs, shape) of each."""
+    """Operations on the image in the terms of shapes: (kind, inputs, shape) of each."""
     positions, steps = {image.name: -1}, []
     for operation in operations:
         inputs = tuple(positions[tensor.name] for tensor in operation.inputs if tensor.name in positions)
@@ -60,7 +60,7 @@ def steps_of(image, operations, shape_of):
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_a_canvas_trace_is_the_graph(backbone):
+def test_the_shapes_of_a_canvas_are_those_of_the_graph(backbone):
     trunk, canvas = Network(backbone, "gmp", "softmax", 2).trunk, Size(97, 160)
     with tf.Graph().as_default():
         image, _ = trunk_graph(trunk, canvas)
@@ -68,11 +68,11 @@ def test_a_canvas_trace_is_the_graph(backbone):
         expected = steps_of(image, operations, lambda tensor: tuple(tensor.shape.as_list()[1:]))
         convolutions = [op for op in operations if op.type == "Conv2D"]
         kernels = [tuple(op.inputs[1].shape.as_list()[:3]) for op in convolutions]
-    steps = trace_canvas(trunk, canvas)
+    steps = canvas_shapes(trunk, canvas)
     assert [(step.kind, step.inputs, step.shape) for step in steps] == expected
-    traced = [step for step in steps if step.kind == "conv"]
-    assert [(step.kernel, step.kernel, step.channels_in) for step in traced] == kernels
-    assert [step.name for step in traced] == [op.name.split("/")[-1] for op in convolutions]
+    found = [step for step in steps if step.kind == "conv"]
+    assert [(step.kernel, step.kernel, step.channels_in) for step in found] == kernels
+    assert [step.name for step in found] == [op.name.split("/")[-1] for op in convolutions]
     assert steps[-1].shape[:2] == geometry.cells_of(trunk, canvas)
 
 
@@ -88,7 +88,7 @@ def _windows(cells, random):
 
 
 @pytest.mark.parametrize("family", sorted(SMALL_TRUNKS))
-def test_a_window_trace_is_what_the_graph_computes(family):
+def test_the_shapes_of_a_window_are_what_the_graph_computes(family):
     trunk, canvas = SMALL_TRUNKS[family](), Size(89, 110)
     random = np.random.RandomState(3)
     with tf.Graph().as_default(), tf.Session() as session:
@@ -106,14 +106,14 @@ def test_a_window_trace_is_what_the_graph_computes(family):
             shape_of = {tensor.name: tuple(s[1:]) for tensor, s in zip(outputs, session.run(shapes, feed))}
             shape_of[image.name] = window.pixels.size + (3,)
             expected = steps_of(image, operations, lambda tensor, shape_of=shape_of: shape_of[tensor.name])
-            steps = trace_window(trunk, window)
+            steps = window_shapes(trunk, window)
             assert [(step.kind, step.inputs, step.shape) for step in steps] == expected
             assert steps[-1].shape[:2] == cells.size
 
 
 def test_a_canvas_without_a_cell_is_refused():
     with pytest.raises(ConfigError, match="too small"):
-        trace_canvas(SMALL_TRUNKS["fixup_basic"](), Size(0, 32))
+        canvas_shapes(SMALL_TRUNKS["fixup_basic"](), Size(0, 32))
 
 
 # Tensors too large for 32-bit indices.
@@ -123,7 +123,7 @@ def test_the_first_convolution_of_resnet50_is_too_large_from_11585_pixels():
     for backbone in ("resnet50", "fixup_resnet50", "frozenbn_resnet50"):
         trunk = Network(backbone, "gmp", "softmax", 2).trunk
         for side, most in ((11584, 5792), (11585, 5793), (11586, 5793)):
-            (convolution,) = [s for s in trace_canvas(trunk, Size(side, side)) if (s.name, s.kind) == STEM]
+            (convolution,) = [s for s in canvas_shapes(trunk, Size(side, side)) if (s.name, s.kind) == STEM]
             assert convolution.shape == (most, most, 64)
             assert (convolution.elements >= 2**31) == (side >= 11585)
 
@@ -132,11 +132,11 @@ def test_the_first_convolution_of_resnet50_is_too_large_from_11585_pixels():
 def test_resnet50_is_refused_from_the_first_tensor_too_large(backbone):
     # the padded input of the first max-pool is one or two pixels wider than the convolution's output
     trunk = Network(backbone, "gmp", "softmax", 2).trunk
-    check_tensor_sizes(trace_canvas(trunk, Size(11580, 11580)))
+    check_tensor_sizes(canvas_shapes(trunk, Size(11580, 11580)))
     with pytest.raises(TensorTooLargeError, match=r"tensor pool1_pool/pad of shape \(1, 5793, 5793, 64\) has 2.15e"):
-        check_tensor_sizes(trace_canvas(trunk, Size(11581, 11581)))
+        check_tensor_sizes(canvas_shapes(trunk, Size(11581, 11581)))
     with pytest.raises(TensorTooLargeError, match=r"conv1_conv/conv of shape \(1, 5793, 5793, 64\).*engine: streaming"):
-        check_tensor_sizes(trace_canvas(trunk, Size(11586, 11586)))
+        check_tensor_sizes(canvas_shapes(trunk, Size(11586, 11586)))
 
 
 def test_the_limit_is_exact():
@@ -151,6 +151,6 @@ def test_a_small_window_of_a_large_canvas_fits():
     trunk = Network("resnet50", "gmp", "softmax", 2).trunk
     canvas = Size(75000, 75000)
     window = geometry.window_geometry(trunk, canvas, Window(1000, 1000, 8, 8))
-    check_tensor_sizes(trace_window(trunk, window))
+    check_tensor_sizes(window_shapes(trunk, window))
     with pytest.raises(TensorTooLargeError):
-        check_tensor_sizes(trace_canvas(trunk, canvas))
+        check_tensor_sizes(canvas_shapes(trunk, canvas))

@@ -1,0 +1,1 @@
+"""The whole canvas in one graph: the oracle, and the fastest engine where it fits."""
