@@ -152,15 +152,17 @@ def measure(options, run, split, threshold):
     from whole_slide_cnn import heatmap
     from whole_slide_cnn import test as scoring
     from whole_slide_cnn.errors import WholeSlideError
+    from whole_slide_cnn.evaluation.results import SUMMARY
+    from whole_slide_cnn.heatmaps.tables import THRESHOLDS
     from whole_slide_cnn.provenance import describe_file
 
     folder, data = _folder(options, run), os.path.join(options.output, run[0])
     steps = []
     checkpoint = describe_file(os.path.join(folder, "best.npz"))
-    if not _is_of(os.path.join(folder, split, scoring.SUMMARY), checkpoint):
+    if not _is_of(os.path.join(folder, split, SUMMARY), checkpoint):
         steps.append((scoring, ["--split", split]))
     maps = os.path.join(folder, "heatmaps-" + split)
-    if not _is_of(os.path.join(maps, heatmap.THRESHOLDS), checkpoint):
+    if not _is_of(os.path.join(maps, THRESHOLDS), checkpoint):
         lesions = _write_lesions(os.path.join(data, split + ".csv"), os.path.join(folder, split + "-lesions.csv"))
         steps.append(
             (

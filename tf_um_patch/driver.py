@@ -55,9 +55,20 @@ FUNCTIONS = (
     Function("cuMemFree_v2", (_ADDRESS,), "3.2"),
     Function("cuMemsetD8_v2", (_ADDRESS, ctypes.c_ubyte, _SIZE), "3.2"),
     Function("cuMemcpyDtoH_v2", (ctypes.c_void_p, _ADDRESS, _SIZE), "3.2"),
+    Function("cuMemcpyDtoDAsync_v2", (_ADDRESS, _ADDRESS, _SIZE, _HANDLE), "3.2"),
+    Function("cuMemcpyDtoHAsync_v2", (ctypes.c_void_p, _ADDRESS, _SIZE, _HANDLE), "3.2"),
+    Function("cuMemcpyHtoDAsync_v2", (_ADDRESS, ctypes.c_void_p, _SIZE, _HANDLE), "3.2"),
+    Function("cuMemHostAlloc", (_POINTER_OUT, _SIZE, _COUNT), "2.2"),
+    Function("cuMemFreeHost", (ctypes.c_void_p,), "2.0"),
     Function("cuPointerGetAttribute", (ctypes.c_void_p, _INT, _ADDRESS), "4.0"),
     Function("cuMemAllocManaged", (_ADDRESS_OUT, _SIZE, _COUNT), "6.0"),
     Function("cuMemPrefetchAsync", (_ADDRESS, _SIZE, _INT, _HANDLE), "8.0"),
+    Function("cuMemDiscardBatchAsync", (_ADDRESS_OUT, _SIZE_OUT, _SIZE, ctypes.c_ulonglong, _HANDLE), "13.0"),
+    Function(
+        "cuMemDiscardAndPrefetchBatchAsync",
+        (_ADDRESS_OUT, _SIZE_OUT, _SIZE, ctypes.c_void_p, _SIZE_OUT, _SIZE, ctypes.c_ulonglong, _HANDLE),
+        "13.0",
+    ),
     Function("cuMemRangeGetAttribute", (ctypes.c_void_p, _SIZE, _INT, _ADDRESS, _SIZE), "8.0"),
     Function("cuStreamCreate", (_POINTER_OUT, _COUNT), "2.0"),
     Function("cuStreamDestroy_v2", (_HANDLE,), "4.0"),
@@ -102,6 +113,7 @@ class Missing:
         self._function = function
 
     def __call__(self, *arguments: Any) -> None:
+        """Raises DriverError."""
         raise DriverError(
             "this driver has no {}, which came with CUDA {}: install a newer NVIDIA driver".format(
                 self._function.name, self._function.since
@@ -121,6 +133,7 @@ class Bound:
         self._native = native
 
     def __call__(self, *arguments: Any) -> None:
+        """Call it with the arguments of its row."""
         result = self._native(*arguments)
         if result != 0:
             message = "{} returned {}: see CUresult in CUDA's documentation".format(self._name, result)

@@ -181,6 +181,8 @@ def _read(root: str, path: str) -> Optional[str]:
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 # A GPU on which more than this is taken, beyond what the driver keeps, is in use by others.
 _CONTEXT_BYTES = 1 << 30
+# The first line of the driver's own file: "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.54.03  Tue ...".
+_MODULE = r"Kernel Module(?: for \S+)?\s+(\d[\d.]*)"
 
 
 class GpuInfo(NamedTuple):
@@ -274,6 +276,15 @@ def first_gpu(environment: Optional[Mapping[str, str]] = None, root: str = "/") 
     if devices and not chosen:
         return None
     return _by_driver() if _driver_is_there(root) else None
+
+
+def driver_version(root: str = "/") -> Optional[str]:
+    """Version of the NVIDIA kernel driver, such as ``535.54.03``; None where there is none. No process is started."""
+    for place, pattern in (("sys/module/nvidia/version", r"^(\S+)"), ("proc/driver/nvidia/version", _MODULE)):
+        found = re.search(pattern, _read(root, place) or "")
+        if found:
+            return found.group(1)
+    return None
 
 
 def _driver_is_there(root: str) -> bool:

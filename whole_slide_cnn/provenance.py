@@ -1,4 +1,4 @@
-"""Where a result comes from: versions, commit, seed, configuration and data lists, stored beside it."""
+"""Where a result comes from: versions, GPU, commit, seed, configuration and data lists, stored beside it."""
 
 import csv
 import datetime
@@ -9,8 +9,10 @@ import os
 import platform
 import subprocess
 import sys
+from typing import Any, Dict, List, Mapping, Optional
 
-from whole_slide_cnn.config import config_to_dict
+import tf_um_patch.host as host
+from whole_slide_cnn.config import TrainConfig, config_to_dict
 from whole_slide_cnn.errors import ManifestError
 from whole_slide_cnn.files import write_text
 
@@ -35,12 +37,22 @@ DISTRIBUTIONS = (
     "opencv-python-headless",
     "mpi4py",
     "horovod",
+    # CuPy has a name for each version of CUDA that it was built for.
+    "cupy",
+    "cupy-cuda11x",
+    "cupy-cuda12x",
+    "cupy-cuda13x",
 )
 _GIT_SECONDS = 10
 _HEADER_NAMES = {"case_id", "slide_id"}
 
 
-def provenance(config, manifests=None, checkpoint=None, processes=1) -> dict:
+def provenance(
+    config: TrainConfig,
+    manifests: Optional[Mapping[str, str]] = None,
+    checkpoint: Optional[str] = None,
+    processes: int = 1,
+) -> Dict[str, Any]:
     """Describe the origin of a result in JSON types. TensorFlow is not imported, and the host is not named.
 
     Args:
@@ -62,13 +74,21 @@ def provenance(config, manifests=None, checkpoint=None, processes=1) -> dict:
         "processes": processes,
         "commit": git_commit(),
         "versions": versions(),
+        "gpus": gpus(),
         "data_lists": {name: describe_list(path) for name, path in manifests.items()},
         "checkpoint": None if checkpoint is None else describe_file(checkpoint),
         "config": config_to_dict(config),
     }
 
 
-def write_provenance(folder, config, manifests=None, name="provenance.json", checkpoint=None, processes=1) -> str:
+def write_provenance(
+    folder: str,
+    config: TrainConfig,
+    manifests: Optional[Mapping[str, str]] = None,
+    name: str = "provenance.json",
+    checkpoint: Optional[str] = None,
+    processes: int = 1,
+) -> str:
     """Write :func:`provenance` to ``folder``, atomically, and return the file's path.
 
     Raises:
@@ -82,7 +102,9 @@ def write_provenance(folder, config, manifests=None, name="provenance.json", che
     return path
 
 
-def write_resumption(folder, config, updates, name="provenance.json", processes=1) -> str:
+def write_resumption(
+    folder: str, config: TrainConfig, updates: int, name: str = "provenance.json", processes: int = 1
+) -> str:
     """Add to the provenance of a run that it goes on, with what and after how many updates; returns the file's path.
 
     Where the file is lost, it is written anew.
@@ -94,14 +116,14 @@ def write_resumption(folder, config, updates, name="provenance.json", processes=
             begun = dict(json.load(stream))
     except (OSError, ValueError, TypeError):
         begun = dict(now)
-    entry = dict({key: now[key] for key in ("time_utc", "command", "commit", "versions")}, updates=updates)
+    entry = dict({key: now[key] for key in ("time_utc", "command", "commit", "versions", "gpus")}, updates=updates)
     begun["resumed"] = list(begun.get("resumed", [])) + [entry]
     write_text(path, json.dumps(begun, indent=2, ensure_ascii=False) + "\n")
     return path
 
 
-def versions() -> dict:
-    """Versions of this package, Python and the installed libraries that can change a result."""
+def versions() -> Dict[str, str]:
+    """Versions of this package, Python, the installed libraries that can change a result, and the NVIDIA driver."""
     found = {"python": platform.python_version()}
     for name in (PACKAGE,) + DISTRIBUTIONS:
         version = _installed_version(name)
@@ -110,10 +132,21 @@ def versions() -> dict:
     library = getattr(sys.modules.get("openslide"), "__library_version__", None)
     if library is not None:  # the C library of a system package has a version of its own
         found["libopenslide"] = library
+    driver = host.driver_version()
+    if driver is not None:
+        found["nvidia-driver"] = driver
     return found
 
 
-def git_commit():
+def gpus() -> List[Dict[str, Any]]:
+    """Name and bytes of the GPUs that this process may use, in JSON types; of a slice (MIG) its own."""
+    if not host.may_have_gpu():
+        return []
+    found = host.gpus() or [gpu for gpu in (host.first_gpu(),) if gpu is not None]
+    return [{"name": gpu.name, "bytes": gpu.total_bytes} for gpu in found]
+
+
+def git_commit() -> Optional[str]:
     """The commit of the checkout this package runs from, with ``+changes`` where files differ from it.
 
     None where the package is not tracked in a checkout, such as an installed copy, or git is absent.
@@ -127,7 +160,7 @@ def git_commit():
     return commit + "+changes" if commit and changes else commit
 
 
-def describe_list(path) -> dict:
+def describe_list(path: str) -> Dict[str, Any]:
     """The path, SHA-256 and number of slides of a data list, with or without a header.
 
     Raises:
@@ -145,7 +178,7 @@ def describe_list(path) -> dict:
     return {"path": path, "sha256": hashlib.sha256(content).hexdigest(), "rows": len(rows) - has_header}
 
 
-def describe_file(path) -> dict:
+def describe_file(path: str) -> Dict[str, str]:
     """The absolute path and SHA-256 of a file, read in parts."""
     digest = hashlib.sha256()
     with open(path, "rb") as stream:
@@ -154,7 +187,7 @@ def describe_file(path) -> dict:
     return {"path": os.path.abspath(path), "sha256": digest.hexdigest()}
 
 
-def _git(folder, *arguments):
+def _git(folder: str, *arguments: str) -> Optional[str]:
     try:
         done = subprocess.run(
             ("git", "-C", folder) + arguments,
@@ -168,7 +201,7 @@ def _git(folder, *arguments):
     return done.stdout.decode("utf-8", "replace").strip()
 
 
-def _installed_version(name):
+def _installed_version(name: str) -> Optional[str]:
     try:
         from importlib import metadata  # Python 3.8 and later
     except ImportError:

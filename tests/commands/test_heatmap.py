@@ -1,5 +1,6 @@
 """``heatmap`` as a user calls it, and proof that what a network sees is drawn where it is."""
 
+import collections
 import csv
 import json
 import os
@@ -17,8 +18,11 @@ from whole_slide_cnn.config import load_config
 from whole_slide_cnn.engines.table import ENGINES
 from whole_slide_cnn.errors import SlideError
 from whole_slide_cnn.evaluation.scores import read_scores
+from whole_slide_cnn.heatmaps import files
 from whole_slide_cnn.models.network import Network
+from whole_slide_cnn.running import slides
 from whole_slide_cnn.running.checkpoint import save_checkpoint
+from whole_slide_cnn.slides.canvas import SlideCanvas
 from whole_slide_cnn.slides.pyramid import write_pyramid
 from whole_slide_cnn.slides.reader import open_slide
 from whole_slide_cnn.synthesis.photographs import ProceduralPhotographs, split_by_source
@@ -238,15 +242,14 @@ def test_testing_draws_what_it_scored(score, draw, study):
 
 def test_a_slide_that_breaks_after_it_was_scored(score, study, monkeypatch):
     """It keeps its score, is named as not drawn, and the others are drawn."""
-    streaming = ENGINES["streaming"].engine_class()
-    class_map = streaming.class_map
+    thumbnail = files.thumbnail
 
-    def breaking(self, canvas):
-        if canvas.name == "test-4":
-            raise SlideError(canvas.name, "gone")
-        return class_map(self, canvas)
+    def breaking(slide, size):
+        if slide.name == "test-4":
+            raise SlideError(slide.name, "gone")
+        return thumbnail(slide, size)
 
-    monkeypatch.setattr(streaming, "class_map", breaking)
+    monkeypatch.setattr(files, "thumbnail", breaking)
     outcome = score()
     assert outcome.code == 1
     assert [line for line in outcome.stderr.splitlines() if line.startswith("not ")] == [
@@ -255,6 +258,55 @@ def test_a_slide_that_breaks_after_it_was_scored(score, study, monkeypatch):
     assert "test-4" in scored_slides(study) and not (study / "drawn" / "test-4").exists()
     assert "heat maps of 5 slides" in outcome.stdout and (study / "drawn" / "test-5" / "map.json").exists()
     assert "Not scored" not in (study / "results" / "test" / "summary.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """A function () -> how often each slide was opened, and how many pixels of each canvas were read, since its last
+    call."""
+    opened, pixels = collections.Counter(), collections.Counter()
+    open_canvas, read = slides.open_canvas, SlideCanvas.read
+
+    def opening(path, *arguments, **options):
+        opened[os.path.basename(path)] += 1
+        return open_canvas(path, *arguments, **options)
+
+    def reading(canvas, window):
+        pixels[canvas.name] += window.height * window.width
+        return read(canvas, window)
+
+    monkeypatch.setattr(slides, "open_canvas", opening)
+    monkeypatch.setattr(SlideCanvas, "read", reading)
+
+    def take():
+        found = dict(opened), dict(pixels)
+        opened.clear()
+        pixels.clear()
+        return found
+
+    return take
+
+
+@pytest.mark.parametrize("engine", sorted(ENGINES))
+def test_a_slide_is_opened_and_read_once_for_score_and_map(score, study, counted, engine):
+    """Drawing reads no more of a canvas than scoring alone, and changes no score."""
+    settings = "engine=" + engine, "data.canvas=[160,192]"
+    assert score("outputs.heatmaps=null", *settings).code == 0
+    opened, pixels = counted()
+    assert set(opened.values()) == {1} and len(opened) == len(pixels) == 6
+    alone = (study / "results" / "test" / "scores.csv").read_bytes()
+    assert score(*settings).code == 0
+    assert counted() == (opened, pixels)
+    assert (study / "results" / "test" / "scores.csv").read_bytes() == alone
+    assert (study / "drawn" / "test-5" / "map.json").exists()
+
+
+@pytest.mark.parametrize("setting", ["outputs.weights=none.h5", "memory_gb=0.001"])
+def test_the_source_is_closed_on_error(score, monkeypatch, setting):
+    closed = []
+    monkeypatch.setattr(slides.SlideSource, "close", lambda self: closed.append(self))
+    assert score(setting).code == 2
+    assert len(closed) == 1
 
 
 def test_scores_are_kept_where_a_map_cannot_be_written(score, study):

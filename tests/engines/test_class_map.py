@@ -109,3 +109,39 @@ def test_every_window_is_read_once_and_blank_area_never_and_no_embedding_is_kept
         blank, scores = fetched[0], fetched[1:]
         assert blank.shape == (1,) + engine.plan.blank.cells + (engine.network.channels,)
         assert len(scores) == 1 + canvas.reads and all(part.shape[1:] == (3,) for part in scores)
+
+
+class CountingCanvas(ArrayCanvas):
+    """Counts the pixels that are read of it."""
+
+    pixels = 0
+
+    def _read(self, window):
+        self.pixels += window.height * window.width
+        return super()._read(window)
+
+
+@pytest.mark.parametrize("compute", ["float32", "bfloat16", "float64"])
+@pytest.mark.parametrize("pooling", ["gmp", "gap"])
+@pytest.mark.parametrize("name", sorted(ENGINES))
+def test_one_pass_gives_the_bits_of_two_and_reads_what_one_does(name, pooling, compute):
+    """What is predicted and the map do not depend on whether they are asked for together."""
+    network, size = Network("tiny", pooling, "softmax", 3), Size(333, 290)
+    options = {"streaming": {"window": 96}, "unified": {"strip_mb": 0.5, "group_mb": 5}}.get(name, {})
+    with ENGINES[name].engine_class()(network, size, compute, **options) as engine:
+        engine.load_state(random_weights(network))
+        for kind in ("corner", "everywhere"):
+            canvas = CountingCanvas(tissue(size, kind)._array)
+            canvas.blank_blocks()
+            canvas.pixels = 0
+            predicted = engine.predict(canvas, 1)
+            once, canvas.pixels = canvas.pixels, 0
+            logits = engine.class_map(canvas)
+            canvas.pixels = 0
+            both, both_logits = engine.predict_with_map(canvas, 1)
+            assert 0 < canvas.pixels == once
+            assert both.loss == predicted.loss
+            np.testing.assert_array_equal(both.probabilities, predicted.probabilities)
+            assert both_logits.dtype == logits.dtype
+            np.testing.assert_array_equal(both_logits, logits)
+            assert np.isnan(engine.predict_with_map(canvas)[0].loss)

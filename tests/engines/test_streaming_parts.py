@@ -193,7 +193,7 @@ def test_windows_of_a_kind_are_computed_alike():
     first = [plan.geometry(kind.window) for kind in kinds]
     keys = [(kind.pixels, at.padding.tobytes(), at.crops.tobytes()) for kind, at in zip(kinds, first)]
     assert len(windows) > 10 and len(found) > 3
-    assert dict(zip(keys, [kind.count for kind in kinds])) == found and [at.pixels.size for at in first] == [
+    assert dict(zip(keys, [kind.number for kind in kinds])) == found and [at.pixels.size for at in first] == [
         kind.pixels for kind in kinds
     ]
 

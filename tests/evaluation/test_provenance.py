@@ -12,6 +12,7 @@ import numpy
 import pytest
 
 import whole_slide_cnn.provenance as provenance_module
+from tf_um_patch import host
 from whole_slide_cnn.config import config_from_dict
 from whole_slide_cnn.errors import ManifestError
 from whole_slide_cnn.provenance import (
@@ -115,6 +116,33 @@ def test_versions():
     assert found["numpy"] == numpy.__version__
     assert any(name.startswith("tensorflow") for name in found)
     assert all(isinstance(version, str) for version in found.values())
+
+
+def test_the_gpu_its_driver_and_cupy_are_named(config, monkeypatch):
+    """Of what a slide's value may depend on, they were missing: kernels differ from card to card."""
+    cards = [host.GpuInfo("NVIDIA A100-SXM4-80GB", 85_899_345_920, 80_000_000_000, "GPU-1")]
+    monkeypatch.setattr(host, "may_have_gpu", lambda: True)
+    monkeypatch.setattr(host, "gpus", lambda: cards)
+    monkeypatch.setattr(host, "driver_version", lambda: "535.54.03")
+    known = provenance_module._installed_version
+    monkeypatch.setattr(
+        provenance_module, "_installed_version", lambda name: "13.6.0" if name == "cupy-cuda12x" else known(name)
+    )
+    record = json.loads(json.dumps(provenance(config)))
+    assert record["gpus"] == [{"name": "NVIDIA A100-SXM4-80GB", "bytes": 85_899_345_920}]
+    assert record["versions"]["nvidia-driver"] == "535.54.03" and record["versions"]["cupy-cuda12x"] == "13.6.0"
+
+
+def test_a_gpu_that_only_the_driver_tells_of(config, monkeypatch):
+    monkeypatch.setattr(host, "may_have_gpu", lambda: True)
+    monkeypatch.setattr(host, "gpus", lambda: [])
+    monkeypatch.setattr(host, "first_gpu", lambda: host.GpuInfo("a card", 8 * 10**9, 10**9))
+    assert provenance(config)["gpus"] == [{"name": "a card", "bytes": 8 * 10**9}]
+    monkeypatch.setattr(host, "first_gpu", lambda: None)
+    assert provenance(config)["gpus"] == []
+    monkeypatch.setattr(host, "may_have_gpu", lambda: False)
+    monkeypatch.setattr(host, "gpus", lambda: pytest.fail("asked where there is no GPU"))
+    assert provenance(config)["gpus"] == []
 
 
 def test_tensorflow_is_not_imported():

@@ -53,3 +53,14 @@ def test_rates_of_types_that_a_gpu_computes_slowly_or_not_at_all():
     assert devices.machine_of(v100, 10**11, "bfloat16").half_flops == single.float32_flops
     assert devices.machine_of(v100, 10**11, "float16").half_flops == single.half_flops
     assert devices.machine_of(rtx, 10**11, "bfloat16").half_flops == devices.machine_of(rtx, 10**11).half_flops
+
+
+def test_capacity_is_known_of_every_card_and_rates_of_those_in_the_table():
+    known = devices.target_of_card(GpuInfo("Tesla V100-SXM2-32GB", 32510 * 2**20, 30000 * 2**20), 10**11)
+    assert known.rates_known and known.name == "V100-32GB" and known.gpu
+    assert known.machine.device_bytes == 30000 * 2**20 - devices.CONTEXT_BYTES
+    piece = GpuInfo("NVIDIA A100-SXM4-80GB MIG 1g.10gb", 9728 * 2**20, 9728 * 2**20)
+    unknown = devices.target_of_card(piece, 10**11)
+    assert not unknown.rates_known and unknown.name == piece.name and unknown.gpu
+    assert unknown.machine.device_bytes == 9728 * 2**20 - devices.CONTEXT_BYTES
+    assert unknown.machine.host_bytes == known.machine.host_bytes == 9 * 10**10

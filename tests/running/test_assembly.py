@@ -5,6 +5,7 @@ import pytest
 from fakes import Threads
 
 from tf_um_patch.host import GpuInfo
+from whole_slide_cnn.engines import runtime
 from whole_slide_cnn.engines.memory import engine_memory
 from whole_slide_cnn.errors import ManifestError, MemoryBudgetError, WeightsError
 from whole_slide_cnn.models.network import Network
@@ -217,3 +218,58 @@ def test_the_keys_of_the_unified_engine_reach_it(slide_set, tmp_path):
     with assembly.make_engine(config, NETWORK, assembly.make_optimiser(config), lambda text: None) as engine:
         assert len(engine._pixels) > 1 and len(engine.plan.groups) > 10
         assert engine.plan.limit_bytes == 2 * 10**6 and engine.plan.prefetches == ()
+
+
+@pytest.mark.parametrize("name", ["NVIDIA Unheard-of", "NVIDIA A100-SXM4-80GB MIG 1g.10gb"])
+def test_a_gpu_that_is_not_in_the_table_has_memory_all_the_same(slide_set, tmp_path, monkeypatch, name):
+    """What is known of it is checked; how long a slide takes is not said. There is plenty of host memory."""
+    monkeypatch.setattr(auto, "has_gpu", lambda: True)
+    monkeypatch.setattr(auto, "available_host_memory", lambda: 10**13)
+    said = []
+
+    def make(engine, device_bytes):
+        monkeypatch.setattr(auto, "first_gpu", lambda: GpuInfo(name, device_bytes, device_bytes))
+        config = slide_set.config(tmp_path, "engine=" + engine)
+        return assembly.make_engine(config, NETWORK, assembly.make_optimiser(config), said.append)
+
+    for engine in ("direct", "streaming"):
+        with pytest.raises(MemoryBudgetError, match="engine {}: needs .* of device memory".format(engine)):
+            make(engine, CONTEXT_BYTES + 10**6)
+    del said[:]
+    make("direct", 10**10).close()
+    assert said[0].startswith("plan for {}: device memory 0.".format(name)) and "a slide" not in said[0]
+
+
+def test_no_weights_are_drawn_that_are_replaced(slide_set, tmp_path, monkeypatch):
+    weights, drawn = NETWORK.initial_weights(7), []
+    draw = Network.initial_weights
+    monkeypatch.setattr(Network, "initial_weights", lambda *given: drawn.append(given) or draw(*given))
+    config = slide_set.config(tmp_path, "engine=direct")
+    with assembly.make_engine(config, NETWORK, None, lambda text: None, weights) as engine:
+        for name, value in engine.weights().items():
+            np.testing.assert_array_equal(value, np.float32(weights[name]))
+        assert not engine.training
+    with assembly.make_engine(config, NETWORK, assembly.make_optimiser(config), lambda text: None, weights):
+        pass
+    assert not drawn
+    with pytest.raises(AssertionError, match="needs weights"):
+        assembly.make_engine(config, NETWORK)
+
+
+def test_predicting_is_not_refused_where_only_training_would_not_fit(slide_set, tmp_path):
+    needed = engine_memory("direct", NETWORK, SIZE, "float32", False).total / 1e9
+    config = slide_set.config(tmp_path, "engine=direct", "memory_gb={}".format(1.01 * needed))
+    weights = NETWORK.initial_weights(0)
+    assembly.make_engine(config, NETWORK, None, lambda text: None, weights).close()
+    with pytest.raises(MemoryBudgetError, match="use engine: streaming"):
+        assembly.make_engine(config, NETWORK, assembly.make_optimiser(config), lambda text: None, weights)
+
+
+def test_the_c_library_is_asked_once_and_not_by_engines(slide_set, tmp_path, monkeypatch):
+    """Its setting holds for the whole process, and so it is a command's."""
+    asked, weights = [], NETWORK.initial_weights(0)
+    monkeypatch.setattr(assembly, "keep_freed_memory_small", lambda: asked.append("command"))
+    monkeypatch.setattr(runtime, "keep_freed_memory_small", lambda: asked.append("engine"))
+    config = slide_set.config(tmp_path, "engine=direct")
+    assembly.make_engine(config, NETWORK, None, lambda text: None, weights).close()
+    assert asked == ["command"]

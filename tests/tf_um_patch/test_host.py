@@ -321,6 +321,27 @@ def test_numbers_of_unlike_cards_are_cudas(machine):
     assert machine.first(CUDA_VISIBLE_DEVICES="GPU-aa11").name == "Tesla T4"
 
 
+@pytest.mark.parametrize(
+    "path, text",
+    [
+        ("sys/module/nvidia/version", "535.54.03\n"),
+        (
+            "proc/driver/nvidia/version",
+            "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.54.03  Tue Jun  6 22:20:39 UTC 2023\nGCC: 12\n",
+        ),
+        (
+            "proc/driver/nvidia/version",
+            "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  535.54.03  Release Build  (root@host)\n",
+        ),
+    ],
+)
+def test_the_version_of_the_driver(tmp_path, path, text):
+    assert host.driver_version(str(tmp_path)) is None
+    (tmp_path / path).parent.mkdir(parents=True)
+    (tmp_path / path).write_text(text)
+    assert host.driver_version(str(tmp_path)) == "535.54.03"
+
+
 def test_a_tool_that_hangs_is_ended(machine, monkeypatch):
     machine.say(CARDS)
     (machine.tools / "nvidia-smi").write_text("#!/bin/sh\nsleep 60\n")
@@ -417,9 +438,9 @@ def test_a_run_in_a_small_group_is_refused(tree, monkeypatch):
     from whole_slide_cnn.errors import MemoryBudgetError
 
     tree.group("sys/fs/cgroup/a", 500000, 100000)
-    monkeypatch.setattr(memory, "available_host_memory", tree.available)
+    monkeypatch.setattr(memory, "host_memory", lambda: host.host_memory(tree.folder))
     memory.check_memory(memory.MemoryPlan("direct", (("feature maps", 400000),)))
-    with pytest.raises(MemoryBudgetError):
+    with pytest.raises(MemoryBudgetError, match="and the job's control group leaves 0.00 GB"):
         memory.check_memory(memory.MemoryPlan("direct", (("feature maps", 400001),)))
 
 

@@ -1,5 +1,6 @@
 """The shim keeps the contract of CUDA's allocation functions, on every route by which programs reach them."""
 
+import json
 import os
 import re
 import subprocess
@@ -89,6 +90,33 @@ def test_programs_without_cuda_do_not_find_the_shim_instead(native, tmp_path):
     report = tmp_path / "report"
     assert native.python(source, LD_LIBRARY_PATH="", TFUM_REPORT=report) == [True, False, False]
     assert not report.exists()
+
+
+CREATE = (
+    PRELUDE
+    + """
+start()
+handle, found = ctypes.c_uint64(), ctypes.c_void_p()
+cuda.cuGetProcAddress_v2(b"cuMemCreate", ctypes.byref(found), 12000, ctypes.c_uint64(0), None)
+kind = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_uint64)
+create = kind(found.value)
+results = [create(ctypes.byref(handle), 1 << 40, None, flags) for flags in (0, 7)]
+results.append(cuda.cuMemCreate(ctypes.byref(handle), ctypes.c_size_t(5), None, ctypes.c_uint64(0)))
+calls = {name: count for name, count in statistics().items() if name.startswith("cuMemCreate") and count}
+print(json.dumps([results, handle.value, calls, statistics()["used_bytes"]]))
+"""
+)
+
+
+def test_virtual_memory_management_is_left_alone_and_said_once(native):
+    done = native.run(sys.executable, "-c", CREATE, TFUM_CEILING=CEILING)
+    assert done.stdout and json.loads(done.stdout) == [
+        [0, 1, 0],  # the driver's own answers, beyond any ceiling
+        5,
+        {"cuMemCreate.dlsym": 1, "cuMemCreate.proc_address": 2},
+        0,
+    ]
+    assert done.stderr.count("\n") == 1 and "takes memory by cuMemCreate, which the shim leaves alone" in done.stderr
 
 
 def test_what_the_driver_lacks_stays_lacking(native):
@@ -313,7 +341,7 @@ def test_exports_are_the_replaced_functions(shim):
     listed = subprocess.run(["nm", "-D", "--defined-only", shim], stdout=subprocess.PIPE, check=True).stdout.decode()
     with open(os.path.join(SOURCES, "shim", "interpose.h"), encoding="utf-8") as stream:
         table = re.findall(r"^ +ROW\((cu\w+), \w+, (?:NULL|\")", stream.read(), re.MULTILINE)
-    assert len(table) == 12
+    assert len(table) == 13
     exported = set(re.findall(r" T (\w+)", listed))
     assert exported == set(table) | {"dlsym", "tfum_statistic", "tfum_statistic_name"}
 

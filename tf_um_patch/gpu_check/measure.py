@@ -191,7 +191,7 @@ def check_overlap(managed: Memory) -> Check:
         managed.move(cuda.HOST)
         alone.append(managed.timed_move(device))
     prefetch = statistics.median(alone)
-    rounds = _rounds(card, prefetch)
+    rounds = rounds_for(card, prefetch)
     kernel = statistics.median(_spin(card, rounds) for _ in range(REPEATS))
     runs = []
     for _ in range(REPEATS):
@@ -301,7 +301,7 @@ def _close_quietly(card: Card) -> None:
         print("giving memory back: {}".format(error), file=sys.stderr)
 
 
-def _rounds(card: Card, seconds: float) -> int:
+def rounds_for(card: Card, seconds: float) -> int:
     """Rounds that make the kernel of arithmetic take about so long."""
     _spin(card, _CALIBRATION)
     taken = min(_spin(card, _CALIBRATION) for _ in range(REPEATS))

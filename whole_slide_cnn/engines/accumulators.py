@@ -1,6 +1,6 @@
 """The way from the gradients of single slides to one optimiser step: sums, their reduction over processes, the step."""
 
-from typing import Callable, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -31,7 +31,7 @@ class Accumulators:
         self._nought = tf.placeholder(build.variable_type(compute), [], "nought")
         self._zero = tf.group(*[tf.assign(v, tf.fill(v.shape, self._nought)).op for v in self._sums.values()])
         self._apply: Optional[tf.Operation] = None
-        self._optimiser = None
+        self._optimiser: Any = None
 
     @property
     def names(self) -> List[str]:

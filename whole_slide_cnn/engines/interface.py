@@ -1,7 +1,7 @@
 """What an engine is: it computes loss, gradients and class maps of a network on whole canvases."""
 
 import abc
-from typing import Dict, List, NamedTuple, Optional, Sequence
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -116,6 +116,14 @@ class Engine(abc.ABC):
         Raises:
             SlideError: the slide cannot be read.
         """
+
+    def predict_with_map(self, canvas: Canvas, label: Optional[int] = None) -> Tuple[Prediction, np.ndarray]:
+        """:meth:`predict` and :meth:`class_map` of one slide, bit for bit; engines that can read it once for both.
+
+        Raises:
+            SlideError: the slide cannot be read.
+        """
+        return self.predict(canvas, label), self.class_map(canvas)
 
     @abc.abstractmethod
     def _add_gradient(self, canvas: Canvas, label: int, share: float) -> Prediction:

@@ -126,12 +126,13 @@ def _replay(operations: Sequence[Operation], result: str) -> int:
     size: Dict[int, int] = {}
     live = peak = 0
     for number, operation in enumerate(operations):
-        reused = None
+        reused: Optional[int] = None
         if operation.in_place and operation.writes is not None:
             for name in operation.reads:
                 buffer = buffer_of.get(name)
-                free = buffer is not None and readers[name] == 1 and names[buffer] == 1
-                if free and size[buffer] == operation.elements:
+                if buffer is None or readers[name] > 1 or names[buffer] > 1:
+                    continue
+                if size[buffer] == operation.elements:
                     reused = buffer
                     break
         if operation.writes is not None:

@@ -7,7 +7,7 @@ from typing import Optional, Sequence, Tuple
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-THRESHOLD = 0.5
+THRESHOLD = 0.5  # of contours, and from which on a pixel counts as highlighted
 THRESHOLDS = tuple(step / 20.0 for step in range(1, 20))  # among which one may be chosen on a validation list
 
 

@@ -10,7 +10,7 @@ from typing import Dict, List, NamedTuple, Tuple
 import numpy as np
 
 from whole_slide_cnn.errors import ConfigError
-from whole_slide_cnn.models.layers import SAME, Conv, Layer, MaxPool, Residual, Trunk, is_spatial, walk
+from whole_slide_cnn.models.layers import SAME, Conv, Filter, Layer, MaxPool, Residual, Trunk, is_spatial, walk
 from whole_slide_cnn.sizes import Size, Window
 
 
@@ -33,10 +33,11 @@ class Field(NamedTuple):
         return Range(cells.start * self.stride - self.offset, (cells.stop - 1) * self.stride - self.offset + self.size)
 
 
-def padding_of(layer: Layer, extent: int) -> Tuple[int, int]:
+def padding_of(layer: Filter, extent: int) -> Tuple[int, int]:
     """Padding before and after an axis of ``extent`` positions."""
-    if layer.padding != SAME:
+    if isinstance(layer.padding, int):
         return layer.padding, layer.padding
+    assert layer.padding == SAME, layer.padding
     outputs = -(-extent // layer.stride)
     total = max((outputs - 1) * layer.stride + layer.kernel - extent, 0)
     return total // 2, total - total // 2
@@ -118,7 +119,8 @@ def axis_geometry(layers: Trunk, extent: int, wanted: Range) -> AxisGeometry:
 
     Where the walk leaves the canvas the layer pads, exactly as it would for the whole canvas.
     """
-    padding, crops = {}, {}
+    padding: Dict[str, Tuple[int, int]] = {}
+    crops: Dict[str, Tuple[Tuple[int, int], Tuple[int, int]]] = {}
     for layer, before in zip(reversed(layers), reversed(extents(layers, extent)[:-1])):
         if isinstance(layer, Residual):
             parts = [axis_geometry(branch, before, wanted) for branch in (layer.body, layer.shortcut)]
@@ -127,7 +129,8 @@ def axis_geometry(layers: Trunk, extent: int, wanted: Range) -> AxisGeometry:
                 crops.update(part.crops)
             sources = [part.source for part in parts]
             wanted = Range(min(s.start for s in sources), max(s.stop for s in sources))
-            crops[layer.name] = tuple((s.start - wanted.start, s.stop - s.start) for s in sources)
+            body, shortcut = ((s.start - wanted.start, s.stop - s.start) for s in sources)
+            crops[layer.name] = (body, shortcut)
         elif isinstance(layer, (Conv, MaxPool)):
             start = wanted.start * layer.stride - padding_of(layer, before)[0]
             stop = (wanted.stop - 1) * layer.stride - padding_of(layer, before)[0] + layer.kernel
@@ -138,7 +141,7 @@ def axis_geometry(layers: Trunk, extent: int, wanted: Range) -> AxisGeometry:
 
 def spatial_names(trunk: Trunk) -> Tuple[str, ...]:
     """Names of the layers that may pad, in the order the arrays of :class:`WindowGeometry` use."""
-    return tuple(layer.name for layer in walk(trunk) if is_spatial(layer))
+    return tuple(layer.name for layer in walk(trunk) if isinstance(layer, (Conv, MaxPool)) and is_spatial(layer))
 
 
 def residual_names(trunk: Trunk) -> Tuple[str, ...]:
@@ -164,7 +167,7 @@ class WindowGeometry:
 
 
 def window_geometry(trunk: Trunk, canvas: Size, cells: Window) -> WindowGeometry:
-    """Geometry of a rectangle of cells of a canvas (design: padding from the canvas, halo of real pixels inside)."""
+    """Geometry of a rectangle of cells of a canvas (architecture, streaming)."""
     rows = axis_geometry(trunk, canvas.height, Range(cells.top, cells.bottom))
     columns = axis_geometry(trunk, canvas.width, Range(cells.left, cells.right))
     padding = [rows.padding[name] + columns.padding[name] for name in spatial_names(trunk)]

@@ -12,7 +12,7 @@ from whole_slide_cnn.models.network import Network
 
 def keras_layers(network: Network) -> List[Tuple[str, Tuple[str, ...]]]:
     """Layers that own variables, each with the names of its variables, in Keras's order."""
-    entries = []
+    entries: List[Tuple[int, Tuple[str, Tuple[str, ...]]]] = []
     _collect(network.trunk, 0, entries)
     # entries come in creation order, and sorting is stable
     ordered = [layer for _, layer in sorted(entries, key=lambda entry: -entry[0])]

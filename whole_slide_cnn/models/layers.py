@@ -73,6 +73,7 @@ class Residual:
     shortcut: Tuple["Layer", ...]
 
 
+Filter = Union[Conv, MaxPool]
 Layer = Union[Conv, MaxPool, Scalar, Relu, Residual]
 Trunk = Tuple[Layer, ...]
 

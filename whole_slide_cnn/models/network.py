@@ -9,7 +9,7 @@ import numpy as np
 from whole_slide_cnn.config import TrainConfig
 from whole_slide_cnn.errors import ConfigError
 from whole_slide_cnn.models import geometry
-from whole_slide_cnn.models.layers import Conv, Trunk, VariableSpec, layer_variables, walk
+from whole_slide_cnn.models.layers import Conv, Residual, Trunk, VariableSpec, layer_variables, walk
 from whole_slide_cnn.models.resnet import TRUNKS
 from whole_slide_cnn.sizes import Size
 
@@ -115,7 +115,7 @@ def _channels(trunk: Trunk) -> int:
     for layer in trunk:
         if isinstance(layer, Conv):
             channels = layer.channels
-        elif hasattr(layer, "body"):
+        elif isinstance(layer, Residual):
             channels = _channels(layer.body)
     return channels
 
@@ -126,7 +126,7 @@ def _flops(trunk: Trunk, size: Size) -> int:
         after = Size(*(geometry.extent_after(layer, side) for side in size))
         if isinstance(layer, Conv):
             total += 2 * layer.kernel**2 * layer.channels_in * layer.channels * after.height * after.width
-        elif hasattr(layer, "body"):
+        elif isinstance(layer, Residual):
             total += _flops(layer.body, size) + _flops(layer.shortcut, size)
         size = after
     return total

@@ -5,9 +5,9 @@ of a stage (receptive field 483 px for ResNet-50), biases in all convolutions. `
 arrangement of the ESCNN paper (2022): stride on the 3 x 3 (427 px), no biases, batch norm with fixed statistics.
 """
 
-from typing import Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
-from whole_slide_cnn.models.layers import SAME, Conv, FixedNorm, MaxPool, Relu, Residual, Scalar, Trunk
+from whole_slide_cnn.models.layers import SAME, Conv, FixedNorm, Layer, MaxPool, Relu, Residual, Scalar, Trunk
 
 KERAS_EPSILON = 1.001e-5
 TORCH_EPSILON = 1e-5
@@ -43,14 +43,15 @@ def fixup_trunk(stages: Tuple[Tuple[int, int], ...], bottleneck: bool, depth: in
             plan = _bottleneck_plan(filters, stride, 0) if bottleneck else _basic_plan(filters, stride, SAME)
             out = plan[-1][0]
             before = Scalar(scalar(), weight=False)
-            body, width = [], channels
+            body: List[Layer] = []
+            width = channels
             scale = depth ** (-1.0 / (2 * len(plan) - 2))
             for position, (count, kernel, step, padding) in enumerate(plan):
                 last = position == len(plan) - 1
                 if position:
                     body.append(Scalar(scalar(), weight=False))
                 conv = "{}_{}_conv".format(name, position + 1)
-                initial = {"initial": "zeros"} if last else {"initial_scale": scale}
+                initial: Dict[str, Any] = {"initial": "zeros"} if last else {"initial_scale": scale}
                 body.append(Conv(conv, width, count, kernel, step, padding, **initial))
                 body.append(Scalar(scalar(), weight=True) if last else Relu())
                 width = count
@@ -92,7 +93,8 @@ def norm_trunk(
             name = "conv{}_block{}".format(index + 2, block + 1)
             stride = 2 if block == 0 and index > 0 else 1
             plan = _bottleneck_plan(filters, stride, stride_on) if bottleneck else _basic_plan(filters, stride, 1)
-            out, width, body = plan[-1][0], channels, []
+            out, width = plan[-1][0], channels
+            body: List[Layer] = []
             for position, (count, kernel, step, padding) in enumerate(plan):
                 last = position == len(plan) - 1
                 prefix = "{}_{}".format(name, position + 1)
@@ -105,7 +107,7 @@ def norm_trunk(
                 if not last:
                     body.append(Relu())
                 width = count
-            shortcut = ()
+            shortcut: Trunk = ()
             if block == 0 and (project_first or stride > 1 or channels != out):
                 shortcut = (Conv(name + "_0_conv", channels, out, 1, stride, 0, bias, norm(name + "_0_bn")),)
             layers += [Residual(name, tuple(body), shortcut), Relu()]
@@ -113,7 +115,7 @@ def norm_trunk(
     return tuple(layers)
 
 
-def _stem(filters: int, norm: Optional[FixedNorm], bias: bool, pool_padding) -> List:
+def _stem(filters: int, norm: Optional[FixedNorm], bias: bool, pool_padding) -> List[Layer]:
     return [
         Conv("conv1_conv", 3, filters, 7, 2, 3, bias, norm),
         Relu(),

@@ -79,7 +79,8 @@ def aligned_partition(trunk: Trunk, canvas: Size, elements: int) -> Partition:
             "smaller canvas".format(max(widest.values()), elements)
         )
     bounds: Dict[int, Tuple[int, ...]] = {}
-    coarser, below = (0, 1), 1
+    coarser: Tuple[int, ...] = (0, 1)
+    below = 1
     for height in sorted(widest):
         scale = -(-height // below)
         borders = [min(row * scale, height) for row in coarser[:-1]] + [height]

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from typing import List, Sequence
+from typing import Any, Callable, List, Sequence
 
 import numpy as np
 
@@ -31,7 +31,7 @@ def host_machine(host_bytes: int, compute: str = "float32") -> Machine:
     Convolutions reach another share of that in each library, type and network: :func:`measured_scale` tells it.
     """
     kind = np.float64 if compute == "float64" else np.float32
-    values = np.random.RandomState(0).rand(_PROBE, _PROBE).astype(kind)
+    values: np.ndarray = np.random.RandomState(0).rand(_PROBE, _PROBE).astype(kind)
     product = _fastest(lambda: values @ values)
     source = np.zeros(_COPIED, np.uint8)
     target = np.empty_like(source)
@@ -73,7 +73,7 @@ def _step_seconds(network: Network, size: Size, compute: str, training: bool) ->
     with Direct().make(network, size, compute, training=training) as engine:
         engine.load_state(network.initial_weights(0))
 
-        def step(slides: int):
+        def step(slides: int) -> None:
             if training:
                 engine.gradients([canvas] * slides, [0] * slides)
             else:
@@ -87,12 +87,12 @@ def _step_seconds(network: Network, size: Size, compute: str, training: bool) ->
         return statistics.median(_times(lambda: step(slides), _MEASURED_STEPS)) / slides
 
 
-def _fastest(action) -> float:
+def _fastest(action: Callable[[], Any]) -> float:
     """Seconds of the fastest of some runs: what else a machine does only ever adds."""
     return min(_times(action, _REPEATS))
 
 
-def _times(action, repeats: int) -> List[float]:
+def _times(action: Callable[[], Any], repeats: int) -> List[float]:
     times = []
     for _ in range(repeats):
         begin = time.perf_counter()

@@ -26,7 +26,7 @@ def save_checkpoint(path: str, model: Any, state: Dict[str, np.ndarray], progres
     """
     metadata = json.dumps({"network": dataclasses.asdict(model), "progress": progress})
     with replacing(path) as temporary, open(temporary, "wb") as stream:
-        np.savez(stream, **{METADATA_KEY: np.array(metadata)}, **state)
+        np.savez(stream, **{METADATA_KEY: np.array(metadata)}, **state)  # type: ignore[arg-type]
 
 
 def load_checkpoint(path: str, model: Any) -> Tuple[Dict[str, np.ndarray], Dict[str, Any]]:

@@ -28,7 +28,7 @@ class Trainer:
     """Trains a learner on the slides of a configuration.
 
     The best checkpoint is the one with the lowest validation loss, or training loss where nothing is validated. A run
-    that was stopped or killed goes on from its last checkpoint to the same weights, bit for bit (design, law 5).
+    that was stopped or killed goes on from its last checkpoint to the same weights, bit for bit (architecture, law 5).
 
     Where several processes train together (2021 paper, Methods), each does the same with its share of the slides: it
     takes ``batch_size`` slides for every update, which follows the mean of all processes' updates. They tell each other
@@ -192,7 +192,7 @@ class Trainer:
         raise Interrupted(stop, sentence if self._together.leads else "")
 
     def _check_failures(self):
-        """End with an error where more slides were skipped than the configuration allows (design, law 5)."""
+        """End with an error where more slides were skipped than the configuration allows (architecture, law 5)."""
         sources, share = self._sources.values(), self._config.data.max_failed_share
         failed = {name: reason for source in sources for name, reason in source.failed.items()}
         total = sum(len(source) for source in sources)

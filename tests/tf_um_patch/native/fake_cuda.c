@@ -236,6 +236,14 @@ EXPORT int cuMemAllocManaged(unsigned long long *address, size_t bytes, unsigned
     return result;
 }
 
+EXPORT int cuMemCreate(uint64_t *handle, size_t bytes, const void *properties, uint64_t flags)
+{
+    ENTER(cuMemCreate, 1);
+    (void)properties;
+    *handle = bytes;
+    return flags == 0 ? 0 : INVALID_VALUE;
+}
+
 EXPORT int cuMemFree_v2(unsigned long long address)
 {
     ENTER(cuMemFree_v2, 1);
@@ -401,6 +409,7 @@ EXPORT int cuGetProcAddress(const char *name, void **function, int version, uint
         {"cuMemAlloc", 3020, (void *)cuMemAlloc_v2},
         {"cuMemAlloc", 2000, (void *)cuMemAlloc},
         {"cuMemAllocManaged", 6000, (void *)cuMemAllocManaged},
+        {"cuMemCreate", 10020, (void *)cuMemCreate},
         {"cuMemFree", 3020, (void *)cuMemFree_v2},
         {"cuMemFree", 2000, (void *)cuMemFree},
         {"cuMemGetInfo", 3020, (void *)cuMemGetInfo_v2},

@@ -33,8 +33,8 @@ struct timed {
 static struct timed streams[MAX_STREAMS]; /* the first is the default stream */
 static struct timed events[MAX_EVENTS];
 static double host; /* until when the host has waited */
-static const char *const kernels[] = {"tfum_spin", "tfum_add"};
-enum { SPIN, ADD };
+static const char *const kernels[] = {"tfum_spin", "tfum_add", "probe_read", "probe_write"};
+enum { SPIN, ADD, READ, WRITE };
 
 int fake_faulty(const char *fault)
 {
@@ -151,6 +151,50 @@ EXPORT int cuMemRangeGetAttribute(void *data, size_t size, int attribute, unsign
     return result;
 }
 
+/* ---- copies between plain memory and pinned host memory ---- */
+
+EXPORT int cuMemHostAlloc(void **address, size_t bytes, unsigned flags)
+{
+    ENTER(cuMemHostAlloc, 1);
+    (void)flags;
+    *address = malloc(bytes);
+    return *address ? 0 : 2;
+}
+
+EXPORT int cuMemFreeHost(void *address)
+{
+    ENTER(cuMemFreeHost, 1);
+    free(address);
+    return 0;
+}
+
+static int copy(void *to, const void *from, size_t bytes, void *stream)
+{
+    pthread_mutex_lock(&fake_lock);
+    memmove(to, from, bytes);
+    spend(stream, (double)bytes * per_moved_byte);
+    pthread_mutex_unlock(&fake_lock);
+    return 0;
+}
+
+EXPORT int cuMemcpyHtoDAsync_v2(unsigned long long to, const void *from, size_t bytes, void *stream)
+{
+    ENTER(cuMemcpyHtoDAsync_v2, 1);
+    return copy((void *)(uintptr_t)to, from, bytes, stream);
+}
+
+EXPORT int cuMemcpyDtoHAsync_v2(void *to, unsigned long long from, size_t bytes, void *stream)
+{
+    ENTER(cuMemcpyDtoHAsync_v2, 1);
+    return copy(to, (void *)(uintptr_t)from, bytes, stream);
+}
+
+EXPORT int cuMemcpyDtoDAsync_v2(unsigned long long to, unsigned long long from, size_t bytes, void *stream)
+{
+    ENTER(cuMemcpyDtoDAsync_v2, 1);
+    return copy((void *)(uintptr_t)to, (void *)(uintptr_t)from, bytes, stream);
+}
+
 /* ---- computing ---- */
 
 /* The time of a kernel that reads or writes all of a range, and what it does to where the pages are. */
@@ -241,6 +285,17 @@ static int add(void **arguments, void *stream)
     return result;
 }
 
+/* The kernels of benchmarks/gpu: they read every word, or set it. */
+static int probe(void **arguments, int writing, void *stream)
+{
+    uint64_t words = *(uint64_t *)arguments[0], count = *(uint64_t *)arguments[1], sums = *(uint64_t *)arguments[3];
+    uint32_t value = *(uint32_t *)arguments[2];
+    int result = fake_holding(sums) ? touch(words, count * 4, stream) : INVALID_VALUE;
+    for (uint64_t i = 0; writing && result == 0 && i < count; i++)
+        ((uint32_t *)(uintptr_t)words)[i] = value;
+    return result;
+}
+
 EXPORT int cuLaunchKernel(void *function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
                           unsigned block_y, unsigned block_z, unsigned shared, void *stream, void **arguments,
                           void **extra)
@@ -249,9 +304,11 @@ EXPORT int cuLaunchKernel(void *function, unsigned grid_x, unsigned grid_y, unsi
     if (grid_y != 1 || grid_z != 1 || block_y != 1 || block_z != 1 || shared || extra || block_x > 1024)
         return INVALID_VALUE;
     pthread_mutex_lock(&fake_lock);
-    int result = function == (void *)&kernels[SPIN]  ? spin(arguments, grid_x * block_x, stream)
-                 : function == (void *)&kernels[ADD] ? add(arguments, stream)
-                                                     : INVALID_HANDLE;
+    int result = function == (void *)&kernels[SPIN]    ? spin(arguments, grid_x * block_x, stream)
+                 : function == (void *)&kernels[ADD]   ? add(arguments, stream)
+                 : function == (void *)&kernels[READ]  ? probe(arguments, 0, stream)
+                 : function == (void *)&kernels[WRITE] ? probe(arguments, 1, stream)
+                                                       : INVALID_HANDLE;
     pthread_mutex_unlock(&fake_lock);
     return result;
 }

@@ -400,6 +400,17 @@ int tfum_on_cuMemAllocManaged(CUdeviceptr *address, size_t bytes, unsigned flags
     return result;
 }
 
+/* Left alone, since such memory cannot be managed; but whoever counts on the ceiling shall know. */
+int tfum_on_cuMemCreate(uint64_t *handle, size_t bytes, const void *properties, uint64_t flags)
+{
+    static atomic_flag said = ATOMIC_FLAG_INIT;
+    if (!atomic_flag_test_and_set(&said))
+        tfum_say("process %ld (%s) takes memory by cuMemCreate, which the shim leaves alone: it stays plain device "
+                 "memory, and the ceiling does not hold it",
+                 (long)getpid(), program_invocation_short_name);
+    return TFUM_REAL(cuMemCreate)(handle, bytes, properties, flags);
+}
+
 int tfum_on_cuMemFree_v2(CUdeviceptr address)
 {
     return release(&driver, address);

@@ -14,7 +14,8 @@
  * A hook of the same parameters, tfum_on_<function>, is in hooks.c. Functions that cuGetProcAddress does not know have
  * the name NULL. The functions without _v2 have 32-bit addresses; hardly a program calls them, but their
  * bytes count. No function takes a stream, so none has a form for per-thread default streams. What is not here is left
- * alone: stream-ordered pools (cuMemAllocAsync), pitched memory, arrays, virtual memory management (cuMemCreate). */
+ * alone: stream-ordered pools (cuMemAllocAsync), pitched memory, arrays; and virtual memory management, of which
+ * cuMemCreate is here to be counted, and said. */
 #define TFUM_REPLACED(ROW)                                                                                             \
     ROW(cuMemAlloc_v2, DRIVER, "cuMemAlloc", 3020, (CUdeviceptr * address, size_t bytes), (address, bytes))            \
     ROW(cuMemAlloc, DRIVER, "cuMemAlloc", 2000, (CUdeviceptr_v1 * address, unsigned bytes), (address, bytes))          \
@@ -29,6 +30,8 @@
         (name, function, version, flags, status))                                                                      \
     ROW(cuGetProcAddress, DRIVER, "cuGetProcAddress", 11030,                                                           \
         (const char *name, void **function, int version, uint64_t flags), (name, function, version, flags))            \
+    ROW(cuMemCreate, DRIVER, "cuMemCreate", 10020,                                                                     \
+        (uint64_t *handle, size_t bytes, const void *properties, uint64_t flags), (handle, bytes, properties, flags))  \
     ROW(cudaMalloc, RUNTIME, NULL, 0, (void **address, size_t bytes), (address, bytes))                                \
     ROW(cudaFree, RUNTIME, NULL, 0, (void *address), (address))                                                        \
     ROW(cudaMemGetInfo, RUNTIME, NULL, 0, (size_t *free, size_t *total), (free, total))

@@ -53,6 +53,11 @@ class DirectEngine(Engine):
     def class_map(self, canvas: Canvas) -> np.ndarray:
         return self._session.run(self._class_map, {self._pixels: self._read(canvas)})
 
+    def predict_with_map(self, canvas: Canvas, label: Optional[int] = None) -> Tuple[Prediction, np.ndarray]:
+        feed = {self._pixels: self._read(canvas), self._label: 0 if label is None else label}
+        loss, probabilities, logits = self._session.run([self._loss, self._probabilities, self._class_map], feed)
+        return Prediction(float("nan") if label is None else float(loss), probabilities), logits
+
     def _add_gradient(self, canvas: Canvas, label: int, share: float) -> Prediction:
         feed = {self._pixels: self._read(canvas), self._label: label, self._share: share}
         loss, probabilities, _ = self._session.run([self._loss, self._probabilities, self._add], feed)

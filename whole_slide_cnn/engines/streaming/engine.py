@@ -1,4 +1,4 @@
-"""The slide streamed through the network in windows (ESCNN, 2022, Methods; design, section 6).
+"""The slide streamed through the network in windows (ESCNN, 2022, Methods; architecture, streaming).
 
 Forward, each window leaves behind only its share of the pooled features. Backward, the windows that carry gradient are
 computed again. Blank cells are taken from one small blank canvas. Memory does not grow with the canvas.
@@ -89,23 +89,35 @@ class StreamingEngine(Engine):
     # One slide.
 
     def predict(self, canvas: Canvas, label: Optional[int] = None) -> Prediction:
-        pooled = self._forward(canvas, self.cover(canvas))
+        return self._predict(self._forward(canvas, self.cover(canvas)), label)
+
+    def _predict(self, pooled: Pooled, label: Optional[int]) -> Prediction:
         feed = {self._pooled: pooled.values, self._label: 0 if label is None else label}
         loss, probabilities = self._session.run([self._loss, self._probabilities], feed)
         return Prediction(float("nan") if label is None else float(loss), probabilities)
+
+    def predict_with_map(self, canvas: Canvas, label: Optional[int] = None) -> Tuple[Prediction, np.ndarray]:
+        cover = self.cover(canvas)
+        logits = self._blank_logits(canvas, cover)
+        return self._predict(self._forward(canvas, cover, logits), label), logits
 
     def class_map(self, canvas: Canvas) -> np.ndarray:
         """As :meth:`Engine.class_map`. Of each window only the logits are kept; blank cells are copies of those of the
         blank canvas."""
         cover = self.cover(canvas)
+        logits = self._blank_logits(canvas, cover)
+        for (window, _), feed in self._feeds_of(canvas, [(window, None) for window in cover.windows]):
+            logits[slices(window)] = self._session.run(self._class_scores, feed).reshape(window.size + (-1,))
+        return logits
+
+    def _blank_logits(self, canvas: Canvas, cover: Cover) -> np.ndarray:
+        """Logits of the blank cells (cells high, cells wide, classes); those of the windows are yet to be set."""
         shape = self.plan.cells + (self.network.classes,)
         logits = np.empty(shape, build.variable_type(self.compute).as_numpy_dtype)
         if len(cover.blank.kinds):
             blank = self._blank_map(canvas)
             feed = {self._map: blank.reshape((1,) + self.plan.blank.cells + blank.shape[-1:])}
             logits[...] = self.plan.blank.spread(self._session.run(self._class_scores, feed))
-        for (window, _), feed in self._feeds_of(canvas, [(window, None) for window in cover.windows]):
-            logits[slices(window)] = self._session.run(self._class_scores, feed).reshape(window.size + (-1,))
         return logits
 
     def _add_gradient(self, canvas: Canvas, label: int, share: float) -> Prediction:
@@ -125,11 +137,21 @@ class StreamingEngine(Engine):
         """What of a canvas is computed in windows, and what is left to the blank canvas."""
         return self.plan.cover(canvas.blank_blocks())
 
-    def _forward(self, canvas: Canvas, cover: Cover) -> Pooled:
+    def _forward(self, canvas: Canvas, cover: Cover, logits: Optional[np.ndarray] = None) -> Pooled:
+        """Pooled features.
+
+        Args:
+            logits: where to put the logits of the windows' cells; None computes none.
+        """
         pooling = running_pooling(self.network.pooling, self.plan.cells)
         feeds = self._feeds_of(canvas, ((window, None) for window in cover.windows))
         for index, ((window, _), feed) in enumerate(feeds):
-            pooling.add_window(index, window, *self._session.run(self._summary, feed))
+            if logits is None:
+                summary = self._session.run(self._summary, feed)
+            else:
+                summary, scores = self._session.run([self._summary, self._class_scores], feed)
+                logits[slices(window)] = scores.reshape(window.size + (-1,))
+            pooling.add_window(index, window, *summary)
         if len(cover.blank.kinds):
             pooling.add_blank(cover.blank, self._blank_map(canvas))
         return pooling.result()
@@ -138,20 +160,22 @@ class StreamingEngine(Engine):
 
     def _backward_maximum(self, canvas: Canvas, cover: Cover, pooled: Pooled, gradient: np.ndarray):
         """Compute again only the windows that hold a maximum with gradient."""
+        owner, cell = pooled.owner, pooled.cell
+        assert owner is not None and cell is not None, "a maximum has its place"
         active = (gradient != 0) & (pooled.values > 0)
 
         def jobs():  # one by one: a window's gradient is as large as its embedding map
             for index, window in enumerate(cover.windows):
-                channels = np.flatnonzero(active & (pooled.owner == index))
+                channels = np.flatnonzero(active & (owner == index))
                 if len(channels):
                     values = np.zeros((window.height * window.width,) + gradient.shape, gradient.dtype)
-                    values[pooled.cell[channels], channels] = gradient[channels]
+                    values[cell[channels], channels] = gradient[channels]
                     yield window, values.reshape((1,) + window.size + gradient.shape)
 
         self._run_backward(canvas, jobs())
-        channels = np.flatnonzero(active & (pooled.owner == BLANK))
+        channels = np.flatnonzero(active & (owner == BLANK))
         if len(channels):
-            self._blank_gradient(canvas)[pooled.cell[channels], channels] += gradient[channels]
+            self._blank_gradient(canvas)[cell[channels], channels] += gradient[channels]
 
     def _backward_average(self, canvas: Canvas, cover: Cover, gradient: np.ndarray):
         """Every cell of the cover has the same gradient."""

@@ -33,12 +33,12 @@ class WindowKind(NamedTuple):
     Attributes:
         window: the first of them, in cells.
         pixels: what each reads, halo included.
-        count: how many there are.
+        number: how many there are.
     """
 
     window: Window
     pixels: Size
-    count: int
+    number: int
 
 
 class Flops(NamedTuple):
@@ -114,7 +114,7 @@ class StreamingPlan:
             height, row = rows(window.top, window.bottom)
             width, column = columns(window.left, window.right)
             first = found.get((row, column), WindowKind(window, Size(height, width), 0))
-            found[row, column] = first._replace(count=first.count + 1)
+            found[row, column] = first._replace(number=first.number + 1)
         return tuple(found.values())
 
     def flops(self, windows: Sequence[Window]) -> Flops:
@@ -122,8 +122,8 @@ class StreamingPlan:
         forward = backward = 0
         for kind in self.kinds(windows):
             steps = shapes.window_shapes(self.trunk, self.geometry(kind.window))
-            forward += kind.count * shapes.forward_flops(steps)
-            backward += kind.count * shapes.backward_flops(steps)
+            forward += kind.number * shapes.forward_flops(steps)
+            backward += kind.number * shapes.backward_flops(steps)
         return Flops(forward, backward)
 
     def largest(self) -> List[WindowGeometry]:
@@ -160,13 +160,13 @@ def commonest(kinds: Sequence[WindowKind], blank: Size) -> Size:
     """The size in pixels that most windows have; the blank canvas's where there is no window."""
     counts: Dict[Size, int] = {}
     for kind in kinds:
-        counts[kind.pixels] = counts.get(kind.pixels, 0) + kind.count
+        counts[kind.pixels] = counts.get(kind.pixels, 0) + kind.number
     return max(counts, key=lambda size: (counts[size], size)) if counts else blank
 
 
 def pixels_of(kinds: Sequence[WindowKind]) -> int:
     """Pixels that windows read, halo included."""
-    return sum(kind.pixels.height * kind.pixels.width * kind.count for kind in kinds)
+    return sum(kind.pixels.height * kind.pixels.width * kind.number for kind in kinds)
 
 
 def window_side(trunk: Trunk, extent: int, window: int) -> int:

@@ -1,6 +1,6 @@
-"""Pooling of an embedding map that nobody holds: window by window, blank cells by kind (design, section 6)."""
+"""Pooling of an embedding map that nobody holds: window by window, blank cells by kind (architecture, streaming)."""
 
-from typing import NamedTuple, Optional, Union
+from typing import Any, NamedTuple, Optional, Union
 
 import numpy as np
 
@@ -16,13 +16,13 @@ class Pooled(NamedTuple):
     Attributes:
         values: (channels,).
         owner: (channels,) position of the window in the cover that holds the maximum, or -1 for the blank canvas;
-            None for the average.
+            empty for the average.
         cell: (channels,) row * width + column of the maximum in its window's map, or in the blank canvas's.
     """
 
     values: np.ndarray
-    owner: Optional[np.ndarray]
-    cell: Optional[np.ndarray]
+    owner: np.ndarray
+    cell: np.ndarray
 
 
 class RunningMaximum:
@@ -86,7 +86,7 @@ class RunningAverage:
 
     def __init__(self, cells: Size):
         self._cells = cells
-        self._total: Union[float, np.ndarray] = 0.0
+        self._total: Any = 0.0
 
     def add_window(self, index: int, window: Window, sums: np.ndarray):
         """Take in a window.
@@ -106,9 +106,10 @@ class RunningAverage:
 
     def result(self) -> Pooled:
         """What was found."""
-        return Pooled(self._total / (self._cells.height * self._cells.width), None, None)
+        nowhere = np.zeros(0, np.int64)
+        return Pooled(self._total / (self._cells.height * self._cells.width), nowhere, nowhere)
 
 
 def running_pooling(pooling: str, cells: Size) -> Union[RunningMaximum, RunningAverage]:
     """The pooling of a network: ``gmp`` or ``gap``."""
-    return {"gmp": RunningMaximum, "gap": RunningAverage}[pooling](cells)
+    return RunningMaximum(cells) if pooling == "gmp" else RunningAverage(cells)

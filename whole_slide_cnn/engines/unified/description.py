@@ -3,7 +3,7 @@
 import functools
 import math
 from dataclasses import replace
-from typing import Any, Iterator, Optional, Sequence, Tuple
+from typing import Any, Iterator, List, Optional, Sequence, Tuple
 
 from graph_tools.errors import GraphToolsError
 from graph_tools.graph.opgraph import OpGraph
@@ -198,7 +198,11 @@ def _settings(
         budget: bytes that a step may hold on the device.
         host: bytes that it takes on the host.
     """
-    keys = [("strip_mb", options.strip_mb), ("group_mb", group // 10**6), ("prefetch_depth", variant.depth)]
+    keys: List[Tuple[str, Any]] = [
+        ("strip_mb", options.strip_mb),
+        ("group_mb", group // 10**6),
+        ("prefetch_depth", variant.depth),
+    ]
     if variant.memory_policy != "keep":
         keys.append(("device_gb", math.floor(budget / GB * 1000) / 1000))
         keys.append(("host_gb", math.ceil(host / GB)))

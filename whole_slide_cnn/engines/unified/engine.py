@@ -10,7 +10,7 @@ those of ``direct``.
 
 import os
 import warnings
-from typing import Optional
+from typing import Any, Dict, Optional, Tuple
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -67,10 +67,10 @@ class UnifiedEngine(Engine):
         **options,
     ):
         self._options = UnifiedOptions(**options)
-        self._spills = self._options.eviction_dir is not None and not has_gpu()
-        if move_ops is None and (has_gpu() or self._spills):
+        self._to_files = self._options.eviction_dir is not None and not has_gpu()
+        if move_ops is None and (has_gpu() or self._to_files):
             move_ops = load_ops()
-            if self._spills and not move_ops.available:
+            if self._to_files and not move_ops.available:
                 raise ConfigError("unified.eviction_dir: {}".format(move_ops.reason))
             if not move_ops.available:
                 warnings.warn(move_ops.reason, stacklevel=2)
@@ -85,7 +85,7 @@ class UnifiedEngine(Engine):
         embedding = self._steps.embedding()
         self._predicted, self._class_map = self._steps.outputs(embedding), self._steps.class_map(embedding)
         self.prediction_plan = plan_of(self._graph, self._predicted, self._options, self.compute)
-        apply(self._graph, self.prediction_plan, *self._movers(), scope=PREDICTION)
+        apply(self._graph, self.prediction_plan, **self._movers(), scope=PREDICTION)
 
     def _build_training(self, accumulators: Accumulators):
         self._share = tf.placeholder(build.variable_type(self.compute), [], "share")
@@ -93,20 +93,23 @@ class UnifiedEngine(Engine):
         gradients = accumulators.gradients(loss, self._trainable)
         self._trained = [loss, probabilities, accumulators.add(self._trainable, gradients, self._share)]
         self.plan = plan_of(self._graph, self._trained, self._options, self.compute)
-        self.edits = apply(self._graph, self.plan, *self._movers())
+        self.edits = apply(self._graph, self.plan, **self._movers())
 
-    def _movers(self):
+    def _movers(self) -> Dict[str, Any]:
         """What makes the operations that copy a tensor to the device, and to the host or a file and back."""
         moves, folder = self._move_ops, self._options.eviction_dir
         if moves is None:
-            return None, None
-        if self._spills:
+            return {}
+        if self._to_files and folder is not None:
             os.makedirs(folder, exist_ok=True)
-            return None, lambda tensor, name: moves.evict_to_file(tensor, folder, name), moves.restore
-        return (
-            lambda tensor, name: moves.prefetch(tensor, name=name),
-            lambda tensor, name: moves.evict(tensor, name=name),
-        )
+            return {
+                "make_eviction": lambda tensor, name: moves.evict_to_file(tensor, folder, name),
+                "make_return": moves.restore,
+            }
+        return {
+            "make_prefetch": lambda tensor, name: moves.prefetch(tensor, name=name),
+            "make_eviction": lambda tensor, name: moves.evict(tensor, name=name),
+        }
 
     def _session_config(self) -> tf.ConfigProto:
         config = ordered_session_config(super()._session_config())
@@ -122,14 +125,19 @@ class UnifiedEngine(Engine):
     def class_map(self, canvas: Canvas) -> np.ndarray:
         return self._session.run(self._class_map, self._feed(canvas, 0))
 
+    def predict_with_map(self, canvas: Canvas, label: Optional[int] = None) -> Tuple[Prediction, np.ndarray]:
+        feed = self._feed(canvas, 0 if label is None else label)
+        (loss, probabilities), logits = self._session.run([self._predicted, self._class_map], feed)
+        return Prediction(float("nan") if label is None else float(loss), probabilities), logits
+
     def _add_gradient(self, canvas: Canvas, label: int, share: float) -> Prediction:
         feed = self._feed(canvas, label)
         feed[self._share] = share
         loss, probabilities, _ = self._session.run(self._trained, feed)
         return Prediction(float(loss), probabilities)
 
-    def _feed(self, canvas: Canvas, label: int):
-        feed = {self._label: label}
+    def _feed(self, canvas: Canvas, label: int) -> Dict[Any, Any]:
+        feed: Dict[Any, Any] = {self._label: label}
         for start, stop, pixels in zip(self._bounds[:-1], self._bounds[1:], self._pixels):
             feed[pixels] = canvas.read(Window(start, 0, stop - start, self.canvas_size.width))[np.newaxis]
         return feed

@@ -1,7 +1,7 @@
 """A step of ``unified`` as a graph of strips, and its plan. A step may be planned that is never run."""
 
 import functools
-from typing import Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import tensorflow.compat.v1 as tf
 
@@ -25,7 +25,7 @@ MB, GB = 10**6, 10**9
 _UNLIMITED = 10**15  # bytes; no plan moves as much
 # What a computer without a GPU does per second, in arithmetic and bytes: their ratio decides what is cheap to compute
 # again. There is one memory, and so nothing to move to, and its pages are small.
-_CPU = {"float32_flops": 1e11, "half_flops": 1e11, "memory_rate": 1e10, "page_bytes": 4096}
+_CPU: Dict[str, Any] = {"float32_flops": 1e11, "half_flops": 1e11, "memory_rate": 1e10, "page_bytes": 4096}
 _CPU.update(copy_rate=1e9, on_demand_rate=1e9)  # of a file
 _MARGIN = 8  # a strip with its halo and what gradients unroll of it stays below 2^31 elements
 
@@ -101,9 +101,10 @@ def plan_of(graph: tf.Graph, fetches: List, options: UnifiedOptions, compute: st
             ops, int(options.group_mb * MB), order_of(policy, has_gpu()), options.prefetch_depth, policy, machine
         )
     except BudgetError as error:
+        assert options.device_gb is not None, "there is no budget without it"
         raise ConfigError(
             "engine unified: no choice of tensors brings the step under unified.device_gb, {:g} ({}); give more, use "
-            "a smaller unified.group_mb, or half precision".format(options.device_gb, str(error).split(";")[0])
+            "a smaller unified.group_mb, or half precision".format(options.device_gb or 0.0, str(error).split(";")[0])
         ) from error
     except GraphToolsError as error:
         raise ConfigError("engine unified: {}".format(error)) from error

@@ -12,7 +12,7 @@ from PIL import Image
 from scipy.spatial import cKDTree
 
 from whole_slide_cnn.errors import WholeSlideError
-from whole_slide_cnn.heatmaps import files as heatmaps
+from whole_slide_cnn.heatmaps import drawing, files, masks
 from whole_slide_cnn.heatmaps.cells import CellAxis, CellGrid, grid_of
 from whole_slide_cnn.models import geometry
 from whole_slide_cnn.models.geometry import Range
@@ -62,12 +62,12 @@ def drawn(request, tmp_path_factory):
         canvas = open_canvas(str(folder / "slide.tiff"), case.canvas, SlideSettings(mpp=case.mpp), "slide")
     with canvas:
         probabilities = marked_cells(network, canvas)
-        heatmaps.write_heatmap(str(folder / "out"), canvas, probabilities, settings(network))
+        files.write_heatmap(str(folder / "out"), canvas, probabilities, settings(network))
         yield case, folder, grid_of(network.trunk, canvas), probabilities
 
 
 def settings(network, drawn=(1,), threshold=0.5):
-    return heatmaps.HeatmapSettings(network, ("normal", "tu/mor $"), drawn, threshold, {"checkpoint": "none"})
+    return files.HeatmapSettings(network, ("normal", "tu/mor $"), drawn, threshold, {"checkpoint": "none"})
 
 
 def marked_cells(network, canvas):
@@ -91,7 +91,7 @@ def extent(mask):
 
 def values_of(colours):
     """Probabilities from colours: the nearest of the colour table."""
-    _, nearest = cKDTree(heatmaps.colour_table().astype(float)).query(colours.reshape(-1, 3))
+    _, nearest = cKDTree(drawing.colour_table().astype(float)).query(colours.reshape(-1, 3))
     return nearest.reshape(colours.shape[:2]) / 255.0
 
 
@@ -131,7 +131,7 @@ def test_overlay(drawn):
     with open_slide(str(folder / "slide.tiff")) as slide:
         original = slide.read_level(0, Window(0, 0, *slide.level_sizes[0])).astype(float)
     assert original.shape == overlay.shape  # so small a slide is shown in full
-    heat = values_of((overlay - (1 - heatmaps.OPACITY) * original) / heatmaps.OPACITY)
+    heat = values_of((overlay - (1 - drawing.OPACITY) * original) / drawing.OPACITY)
     shown = slice_of(grid)
     assert_within_a_cell(extent(heat[shown] > 0.5) + offset_of(grid), case, grid)
     hidden = np.ones(heat.shape, bool)
@@ -199,17 +199,17 @@ def test_a_linear_map_stays_linear():
 
 def test_colours_have_one_scale_whatever_the_slide():
     """A map of low values is not stretched to bright ones."""
-    table = heatmaps.colour_table()
-    np.testing.assert_array_equal(heatmaps.colour_of(np.array([0.0, 1.0])), table[[0, 255]])
+    table = drawing.colour_table()
+    np.testing.assert_array_equal(drawing.colour_of(np.array([0.0, 1.0])), table[[0, 255]])
     grid = CellGrid(CellAxis(5, 16.0, 32.0, 0.0, 160.0), CellAxis(5, 16.0, 32.0, 0.0, 160.0), Size(160, 160))
     low = np.random.RandomState(0).rand(5, 5) * 0.1
-    assert values_of(heatmaps.pyramid_image(grid, low, 8)).max() <= 0.11
+    assert values_of(drawing.pyramid_image(grid, low, 8)).max() <= 0.11
     assert len(np.unique(table, axis=0)) == 256  # so that a colour says which value it stands for
 
 
 def test_probabilities_by_activation():
     logits = np.array([[[1.0, 2.0], [1000.0, -1000.0]]])
-    soft, sigmoid = (heatmaps.cell_probabilities(logits, name) for name in ("softmax", "sigmoid"))
+    soft, sigmoid = (files.cell_probabilities(logits, name) for name in ("softmax", "sigmoid"))
     assert soft.dtype == sigmoid.dtype == np.float32 and soft.shape == logits.shape
     np.testing.assert_allclose(soft[0], [[1 / (1 + np.e), np.e / (1 + np.e)], [1, 0]], rtol=1e-6)
     np.testing.assert_allclose(sigmoid[0, 0], 1 / (1 + np.exp([-1.0, -2.0])), rtol=1e-6)
@@ -217,7 +217,7 @@ def test_probabilities_by_activation():
 
 
 def test_file_stems_are_safe_and_differ():
-    stems = heatmaps.file_stems(["a", "A", "a/b", "a b", "../x", ".", "größe"])
+    stems = files.file_stems(["a", "A", "a/b", "a b", "../x", ".", "größe"])
     assert stems == ("a", "A-2", "a_b", "a_b-2", "_x", "_", "größe")
 
 
@@ -225,7 +225,7 @@ def test_a_slide_of_unknown_resolution_still_gets_its_files(tmp_path):
     write_pyramid(str(tmp_path / "slide.tiff"), np.full((300, 310, 3), 200, np.uint8), None)
     network = Network("tiny", "gmp", "sigmoid", 2)
     with open_canvas(str(tmp_path / "slide.tiff"), (320, 320), SlideSettings(ratio=1.0)) as canvas:
-        heatmaps.write_heatmap(str(tmp_path), canvas, np.zeros((10, 10, 2), np.float32), settings(network, (0, 1)))
+        files.write_heatmap(str(tmp_path), canvas, np.zeros((10, 10, 2), np.float32), settings(network, (0, 1)))
     assert read_json(tmp_path / "map.json")["level0_mpp"] is None
     assert read_json(tmp_path / "contours.geojson")["features"] == []
     with open_slide(str(tmp_path / "heatmap-normal.tiff")) as tiff:
@@ -236,13 +236,13 @@ def test_masks(tmp_path):
     mask = np.zeros((40, 60), np.uint8)
     mask[10:20, 30:45] = 255
     Image.fromarray(mask).save(str(tmp_path / "mask.png"))
-    found = heatmaps.read_mask(str(tmp_path / "mask.png"), Size(80, 120))
+    found = masks.read_mask(str(tmp_path / "mask.png"), Size(80, 120))
     np.testing.assert_array_equal(found, np.kron(mask > 0, np.ones((2, 2), bool)))
     with pytest.raises(WholeSlideError, match="which is not the shape of its slide"):
-        heatmaps.read_mask(str(tmp_path / "mask.png"), Size(80, 80))
+        masks.read_mask(str(tmp_path / "mask.png"), Size(80, 80))
     (tmp_path / "mask.png").write_text("no image")
     with pytest.raises(WholeSlideError, match="cannot be read"):
-        heatmaps.read_mask(str(tmp_path / "mask.png"), Size(80, 120))
+        masks.read_mask(str(tmp_path / "mask.png"), Size(80, 120))
 
 
 def read_json(path):

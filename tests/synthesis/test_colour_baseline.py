@@ -1,9 +1,12 @@
 import json
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
+from whole_slide_cnn.colour_baseline import main
 from whole_slide_cnn.errors import ManifestError, SlideError
 from whole_slide_cnn.slides.pyramid import write_pyramid
 from whole_slide_cnn.synthesis import colour_baseline
@@ -13,7 +16,6 @@ from whole_slide_cnn.synthesis.colour_baseline import (
     baseline,
     check_folder,
     format_report,
-    main,
     slide_features,
 )
 
@@ -144,3 +146,15 @@ def test_what_is_no_data_set_is_refused(tmp_path):
     (tmp_path / "val.csv").write_text("case_id,slide_id,label,mpp\nx,stranger.tiff,normal,1.0\n")
     with pytest.raises(ManifestError, match="val.csv"):
         check_folder(str(tmp_path))
+
+
+@pytest.mark.parametrize("module", ["colour_baseline", "slides.colour_baseline"])
+def test_the_command_and_its_former_name(tmp_path, module):
+    done = subprocess.run(
+        [sys.executable, "-m", "whole_slide_cnn." + module, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        universal_newlines=True,
+    )
+    assert done.returncode == 2
+    assert "does not describe a complete data set; make it with whole_slide_cnn.synthesize" in done.stderr

@@ -1,0 +1,1 @@
+"""What ``benchmarks/gpu_probe.py`` measures of a GPU."""
