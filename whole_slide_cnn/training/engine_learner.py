@@ -35,7 +35,7 @@ class EngineLearner(Learner):
         self._weights = weights
 
     @property
-    def learning_rate(self) -> float:  # type: ignore[override]
+    def learning_rate(self) -> float:
         """The optimiser's, which reads it at every step."""
         return self._optimiser.learning_rate
 
