@@ -167,6 +167,7 @@ def scored_slides(
     Raises:
         WholeSlideError: the folder cannot be written.
     """
+    assert config.data.test is not None, "its slides are being scored"
     if group.rank == 0:
         write_provenance(output, config, {"test": config.data.test}, checkpoint=checkpoint, processes=group.size)
     settings = make_settings(config, network, checkpoint, progress)
