@@ -1,10 +1,13 @@
 """Slides that need no files, learners that need no graph, and processes that are none."""
 
+import dataclasses
 import itertools
+import math
 import os
 import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import Tuple
 
 import numpy as np
 
@@ -229,7 +232,45 @@ class ChainLearner(FakeLearner):
         self._fuse.around("export", np.savetxt)(os.path.join(folder, "best.h5"), state["output/bias"])
 
 
-LEARNERS = (CountingLearner, MeanLearner, ChainLearner)
+@dataclasses.dataclass(frozen=True)
+class Outline:
+    """What a learner learns that is no network of this package's engines."""
+
+    stride: int = 16
+    rates: Tuple[int, ...] = (6, 12)
+
+
+class OutliningLearner(FakeLearner):
+    """Has a model, metrics and sums of its own: the share of an area that was found is no mean over slides. It draws
+    numbers, by a generator that is part of its state."""
+
+    model = Outline()
+    metrics = ("loss", "iou")
+    nothing = Tally(0, (0.0, 0, 0))
+
+    def __init__(self, broken=()):
+        super().__init__({"output/bias": np.zeros(1), "generator/drawn": np.int64(0)}, broken)
+
+    def update(self, samples):
+        self._check([sample.canvas for sample in samples])
+        drawn = np.random.RandomState(int(self._state["generator/drawn"])).standard_normal()
+        numbers = [int(sample.canvas.name[1:]) for sample in samples]
+        (step,) = self._group.allreduce_mean([np.mean(numbers, keepdims=True) * drawn])
+        self._state["output/bias"] = self._state["output/bias"] - self.learning_rate * step
+        self._state["generator/drawn"] = self._state["generator/drawn"] + np.int64(1)
+        return [(0.5 * number, number, 2 * number + 1) for number in numbers]
+
+    def predict(self, sample):
+        self._check([sample.canvas])
+        number = int(sample.canvas.name[1:])
+        return 1.0 + number, 3 * number, 4 * number + 1
+
+    def means(self, tally):
+        loss, both, either = tally.sums
+        return (loss / tally.slides, both / either) if tally.slides else (math.nan, math.nan)
+
+
+LEARNERS = (CountingLearner, MeanLearner, ChainLearner, OutliningLearner)
 
 
 class InOrder:

@@ -6,14 +6,15 @@ import os
 
 import numpy as np
 import pytest
-from fakes import NETWORK, CountingLearner, FakeSource, InOrder
+from fakes import NETWORK, CountingLearner, FakeSource, InOrder, Outline, OutliningLearner
 
-from whole_slide_cnn.errors import TrainingError
+from whole_slide_cnn.errors import TrainingError, WeightsError
 from whole_slide_cnn.models.weights import load_weights
 from whole_slide_cnn.running.checkpoint import load_checkpoint
-from whole_slide_cnn.training import loop
+from whole_slide_cnn.training import loop, run_folder
 from whole_slide_cnn.training.log import log_columns
 from whole_slide_cnn.training.loop import Trainer
+from whole_slide_cnn.training.progress import Progress
 
 
 @pytest.fixture
@@ -141,3 +142,55 @@ def test_all_slides_break(train_with):
     learner = CountingLearner(broken=["t0", "t1"])
     with pytest.raises(TrainingError, match="none of the 2 slides can be read"):
         train_with(learner, train=2)
+
+
+# A learner that is no engine
+
+
+def test_a_learner_reports_what_it_measures(train_with, tmp_path, capsys):
+    """Its own metrics, whose means are its own; its own model, which its checkpoints belong to."""
+    settings = "train.epochs=1", "train.updates_per_epoch=2", "train.batch_size=3", "train.tensorboard=false"
+    rows, _, _ = train_with(OutliningLearner(), *settings)
+    (line,) = read_log(tmp_path)
+    assert tuple(line) == log_columns(("loss", "iou")) == tuple(rows[0])
+    assert [float(line[name]) for name in ("train_loss", "train_iou", "val_loss", "val_iou")] == [
+        *(0.5 * 15 / 6, 15 / 36),
+        *(1.5, 3 / 6),
+    ]
+    assert "epoch 1/1: train loss 1.2500, iou 0.417; validation loss 1.5000, iou 0.500 (best" in capsys.readouterr().out
+    path = str(tmp_path / "best.npz")
+    assert set(load_checkpoint(path, Outline())[0]) == {"output/bias", "generator/drawn"}
+    assert not (tmp_path / "best.h5").exists()  # it exports nothing
+    with pytest.raises(WeightsError, match=r"rates is \[6, 12\], the configuration says \[6\]"):
+        load_checkpoint(path, Outline(rates=(6,)))
+    with pytest.raises(WeightsError, match="is of another model"):
+        load_checkpoint(path, NETWORK)
+
+
+@pytest.mark.parametrize("at_first", ["train.epochs=1", "train.epochs=2"])
+def test_a_learner_that_draws_numbers_resumes(slide_set, tmp_path, at_first):
+    def train(folder, *overrides):
+        settings = ("train.epochs=3", "train.updates_per_epoch=2", "train.tensorboard=false") + overrides
+        config, learner = slide_set.config(folder, *settings), OutliningLearner()
+        state, resumed = run_folder.begin(config, Outline(), resume=True) or (None, None)
+        if state is not None:
+            learner.load_state(state)
+        Trainer(config, learner, FakeSource("t", 5), FakeSource("v", 2), resumed).run()
+        return load_checkpoint(str(folder / "last.npz"), Outline())
+
+    train(tmp_path / "cut", at_first)
+    found, values = train(tmp_path / "cut")
+    expected, _ = train(tmp_path / "whole")
+    assert found == expected and expected["generator/drawn"] == 6 and expected["output/bias"]
+    assert values["run"]["trained"] == values["run"]["validated"] == [0, 0.0, 0, 0]
+
+
+def test_the_tally_in_a_checkpoint_is_as_it_ever_was(train_with, tmp_path):
+    """A flat list of slides, loss and right ones: checkpoints of before are read, and theirs read these."""
+    settings = "train.epochs=1", "train.updates_per_epoch=1", "train.checkpoint_every_minutes=1.0e-9"
+    with pytest.raises(TrainingError, match="the loss of slide v0"):
+        train_with(CountingLearner(val_losses=[math.nan]), *settings)
+    run = load_checkpoint(str(tmp_path / "last.npz"), NETWORK)[1]["run"]
+    assert (run["trained"], run["validated"]) == ([2, 2.0, 2], [0, 0.0, 0])
+    assert [type(value) for value in run["trained"]] == [int, float, int]
+    assert Progress.from_json(run).to_json() == run
