@@ -85,6 +85,7 @@ def main(arguments):
     report, failed, _ = scoring.test(config)
     if failed:
         raise WholeSlideError("slides that were just made cannot be read: {}".format(", ".join(sorted(failed))))
+    assert report is not None, "a single process has the report"
     tested = time.monotonic()
     print(
         SUMMARY.format(

@@ -1,4 +1,4 @@
-"""Colour changes as a function of one pixel's three bytes, so that no window matters (design, law 2).
+"""Colour changes as a function of one pixel's three bytes, so that no window matters (architecture, law 2).
 
 Whole numbers, tables of 256 entries and single float32 products: operations that give the same bits on every machine,
 in every version of NumPy, and wherever in an array a pixel lies. (Powers and exponentials do not: vectorised code and
@@ -68,16 +68,16 @@ class ColourMap:
         if self._levels is not None:
             planes = [self._look_up(self._levels, plane) for plane in planes]
         if self._hue is not None:
-            planes = self._turn(planes)
+            planes = self._turn(planes, self._hue)
         return self._xp.stack(planes, axis=-1)
 
-    def _turn(self, planes):
+    def _turn(self, planes, tables: HueTables):
         """Hue, saturation and value of the hexagonal cone. A pixel without colour has the hue of red."""
-        xp, tables = self._xp, self._hue
+        xp = self._xp
         red, green, blue = planes
         value = xp.maximum(xp.maximum(red, green), blue)
         difference = value - xp.minimum(xp.minimum(red, green), blue)
-        hue = self._hue_of(planes, value, difference)
+        hue = self._hue_of(planes, value, difference, tables)
         chroma = self._look_up(tables.saturation, value)
         chroma *= difference
         chroma += tables.added
@@ -87,9 +87,9 @@ class ColourMap:
         value = self._look_up(tables.value, value)
         return [self._channel(hue, chroma, value, turn * _SEXTANT) for turn in (5, 3, 1)]
 
-    def _hue_of(self, planes, value, difference):
+    def _hue_of(self, planes, value, difference, tables: HueTables):
         """New hue in steps from 0 to _CIRCLE: int16."""
-        xp, tables = self._xp, self._hue
+        xp = self._xp
         red, green, blue = (plane.astype(np.int16) for plane in planes)
         is_red, is_green = planes[0] == value, planes[1] == value
         part = xp.where(is_red, green - blue, xp.where(is_green, blue - red, red - green)).astype(np.float32)

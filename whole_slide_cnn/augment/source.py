@@ -43,7 +43,7 @@ class BlockSource:
         rows, columns = (-(-side // ratio) for side in blank.shape)
         padded = np.ones((rows * ratio, columns * ratio), bool)
         padded[: blank.shape[0], : blank.shape[1]] = blank
-        self._blank = padded.reshape(rows, ratio, columns, ratio).all(axis=(1, 3))
+        self._blank = np.asarray(padded.reshape(rows, ratio, columns, ratio).all(axis=(1, 3)))
         return blank
 
     def read(self, window: Window) -> Optional[np.ndarray]:

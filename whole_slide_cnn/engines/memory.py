@@ -1,4 +1,4 @@
-"""How much memory a run needs, told before it (design, law 4).
+"""How much memory a run needs, told before it (architecture, law 4).
 
 An engine says what its maps and pixels take (:meth:`~.description.EngineDescription.memory`); what is alike for all
 (weights, optimiser state, reading, and the constant share of the runtime) is here, and so is the refusal of what cannot

@@ -11,7 +11,7 @@ The intervals are percentiles of the replicates. With few groups (a dozen) they 
 
 import dataclasses
 import math
-from typing import Hashable, Iterable, Sequence
+from typing import Dict, Hashable, Iterable, Sequence
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -44,7 +44,7 @@ def linked_groups(shared: Sequence[Iterable[Hashable]]) -> np.ndarray:
     Returns:
         (cases,) int, from 0 on.
     """
-    columns = {}
+    columns: Dict[Hashable, int] = {}
     pairs = [(row, columns.setdefault(name, len(columns))) for row, names in enumerate(shared) for name in set(names)]
     count = len(shared)
     rows, names = np.array(pairs, int).reshape(-1, 2).T

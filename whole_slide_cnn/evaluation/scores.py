@@ -180,7 +180,8 @@ def merge_scores(parts: Sequence[Sequence[SlideScore]], slide_ids: Optional[Sequ
 def mean_loss(scores: Sequence[SlideScore]) -> Optional[float]:
     """Mean loss of scores, or None where one has none."""
     losses = [score.loss for score in scores]
-    return None if not losses or None in losses else float(np.mean(losses))
+    known = [loss for loss in losses if loss is not None]
+    return float(np.mean(known)) if known and len(known) == len(losses) else None
 
 
 def write_scores(path, scores, classes):

@@ -5,7 +5,7 @@ receptive field.
 """
 
 import math
-from typing import NamedTuple, Tuple
+from typing import Any, NamedTuple, Tuple
 
 import numpy as np
 from PIL import Image
@@ -80,9 +80,9 @@ class CellGrid(NamedTuple):
         if all(span.first < span.stop for span in spans):
             rows, columns = spans
             padded = np.pad(np.asarray(values, np.float32), [span.padding for span in spans], mode="edge")
-            resized = Image.fromarray(padded).resize(
+            resized: Any = Image.fromarray(padded).resize(
                 (columns.stop - columns.first, rows.stop - rows.first),
-                Image.BICUBIC,
+                Image.BICUBIC,  # type: ignore[attr-defined]
                 (columns.box[0], rows.box[0], columns.box[1], rows.box[1]),
             )
             image[rows.first : rows.stop, columns.first : columns.stop] = np.clip(resized, values.min(), values.max())

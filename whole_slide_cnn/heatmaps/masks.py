@@ -30,6 +30,6 @@ def read_mask(path: str, size: Size) -> np.ndarray:
                 raise WholeSlideError(
                     "mask {} has {} x {} px, which is not the shape of its slide".format(path, *image.size[::-1])
                 )
-            return np.asarray(image.convert("L").resize(size[::-1], Image.NEAREST)) > 0
+            return np.asarray(image.convert("L").resize(size[::-1], Image.NEAREST)) > 0  # type: ignore[attr-defined]
     except (OSError, Image.DecompressionBombError) as error:
         raise WholeSlideError("mask {} cannot be read: {}".format(path, error)) from error

@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import dataclass
-from typing import NamedTuple, Tuple
+from typing import Any, Dict, List, NamedTuple, Tuple
 
 import numpy as np
 from PIL import Image
@@ -66,7 +66,7 @@ class ProceduralPhotographs(PhotographSource):
                 )
 
     @property
-    def photographs(self):
+    def photographs(self) -> Tuple[Photograph, ...]:  # type: ignore[override]
         return tuple(
             Photograph(label, "s{:03d}".format(source), "s{:03d}_{}".format(source, variant))
             for label in self.classes
@@ -146,7 +146,7 @@ def split_by_source(photographs, seed):
     Raises:
         WholeSlideError: a class has too few sources.
     """
-    parts = {split: {} for split in SPLITS}
+    parts: Dict[str, Dict[str, Any]] = {split: {} for split in SPLITS}
     for label in sorted({photograph.label for photograph in photographs}):
         members = sorted(photograph for photograph in photographs if photograph.label == label)
         owner = _owners(sorted({photograph.source for photograph in members}), label, seed)
@@ -189,7 +189,7 @@ def group_by_source(parts, size, seed):
         raise WholeSlideError(
             "class {!r} has {} source photographs in a split; a group needs {}".format(label, fewest, size)
         )
-    groups = [{} for _ in range(fewest // size)]
+    groups: List[Dict[str, Any]] = [{} for _ in range(fewest // size)]
     for label, names in sorted(sources.items()):
         order = random_stream(seed, "group", label).permutation(len(names))
         owner = {names[index]: position % len(groups) for position, index in enumerate(order)}
