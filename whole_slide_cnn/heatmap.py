@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from typing import Dict, List, Sequence, Tuple
+from typing import Dict, Sequence, Tuple
 
 from whole_slide_cnn.cli import run_command
 from whole_slide_cnn.config import TrainConfig, load_config
@@ -51,7 +51,7 @@ def _config_and_checkpoint(options: argparse.Namespace) -> Tuple[TrainConfig, st
     return config, os.path.join(path, names.BEST) if os.path.isdir(path) else path
 
 
-def _records(options: argparse.Namespace, config: TrainConfig) -> Tuple[List[Record], Dict[str, str]]:
+def _records(options: argparse.Namespace, config: TrainConfig) -> Tuple[Sequence[Record], Dict[str, str]]:
     """The slides to draw, and the data list they are from."""
     from whole_slide_cnn.slides.manifest import load_manifest
 

@@ -6,7 +6,7 @@ the code for the last few elements differ.)
 """
 
 from types import ModuleType
-from typing import Any, NamedTuple, Optional
+from typing import Any, List, NamedTuple, Optional
 
 import numpy as np
 
@@ -58,7 +58,7 @@ class ColourMap:
         self._hue = _hue_tables(parameters)
         self.is_identity = self._stain is None and self._levels is None and self._hue is None
 
-    def __call__(self, pixels):
+    def __call__(self, pixels: Any) -> Any:
         """New colours of uint8 (height, width, 3), as an array of the same kind."""
         if self.is_identity or not pixels.size:
             return pixels
@@ -68,16 +68,16 @@ class ColourMap:
         if self._levels is not None:
             planes = [self._look_up(self._levels, plane) for plane in planes]
         if self._hue is not None:
-            planes = self._turn(planes)
+            planes = self._turn(planes, self._hue)
         return self._xp.stack(planes, axis=-1)
 
-    def _turn(self, planes):
+    def _turn(self, planes: List[Any], tables: HueTables) -> List[Any]:
         """Hue, saturation and value of the hexagonal cone. A pixel without colour has the hue of red."""
-        xp, tables = self._xp, self._hue
+        xp = self._xp
         red, green, blue = planes
         value = xp.maximum(xp.maximum(red, green), blue)
         difference = value - xp.minimum(xp.minimum(red, green), blue)
-        hue = self._hue_of(planes, value, difference)
+        hue = self._hue_of(planes, value, difference, tables)
         chroma = self._look_up(tables.saturation, value)
         chroma *= difference
         chroma += tables.added
@@ -87,9 +87,9 @@ class ColourMap:
         value = self._look_up(tables.value, value)
         return [self._channel(hue, chroma, value, turn * _SEXTANT) for turn in (5, 3, 1)]
 
-    def _hue_of(self, planes, value, difference):
+    def _hue_of(self, planes: List[Any], value: Any, difference: Any, tables: HueTables) -> Any:
         """New hue in steps from 0 to _CIRCLE: int16."""
-        xp, tables = self._xp, self._hue
+        xp = self._xp
         red, green, blue = (plane.astype(np.int16) for plane in planes)
         is_red, is_green = planes[0] == value, planes[1] == value
         part = xp.where(is_red, green - blue, xp.where(is_green, blue - red, red - green)).astype(np.float32)
@@ -102,7 +102,7 @@ class ColourMap:
         )
         return _wrapped(hue)
 
-    def _channel(self, hue, chroma, value, turn: int):
+    def _channel(self, hue: Any, chroma: Any, value: Any, turn: int) -> Any:
         """One channel: the value, less the chroma times a trapezium of the hue."""
         xp = self._xp
         place = _wrapped(hue + turn)
@@ -147,7 +147,7 @@ def _stain_change(parameters: TransformParameters) -> Optional[Recolouring]:
     return recolouring(RUIFROK, RUIFROK.tilted(angles, parameters.stain_directions), strengths)
 
 
-def _wrapped(hue):
+def _wrapped(hue: Any) -> Any:
     """Hue from -_CIRCLE to 2 * _CIRCLE brought to one turn, in place: int16."""
     hue += (hue < 0).astype(np.int16) * _CIRCLE
     hue -= (hue >= _CIRCLE).astype(np.int16) * _CIRCLE

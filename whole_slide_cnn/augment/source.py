@@ -4,7 +4,7 @@ The rectangles around rotated tiles overlap by half, and the halos of windows on
 slide's pixels are read once.
 """
 
-from typing import Optional
+from typing import Optional, Tuple
 
 import numpy as np
 
@@ -43,7 +43,7 @@ class BlockSource:
         rows, columns = (-(-side // ratio) for side in blank.shape)
         padded = np.ones((rows * ratio, columns * ratio), bool)
         padded[: blank.shape[0], : blank.shape[1]] = blank
-        self._blank = padded.reshape(rows, ratio, columns, ratio).all(axis=(1, 3))
+        self._blank = np.asarray(padded.reshape(rows, ratio, columns, ratio).all(axis=(1, 3)))
         return blank
 
     def read(self, window: Window) -> Optional[np.ndarray]:
@@ -81,6 +81,6 @@ class BlockSource:
         return pixels
 
 
-def _slices(part: Window, window: Window):
+def _slices(part: Window, window: Window) -> Tuple[slice, slice]:
     top, left = part.top - window.top, part.left - window.left
     return slice(top, top + part.height), slice(left, left + part.width)

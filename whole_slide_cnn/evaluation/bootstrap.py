@@ -11,7 +11,7 @@ The intervals are percentiles of the replicates. With few groups (a dozen) they 
 
 import dataclasses
 import math
-from typing import Hashable, Iterable, Sequence
+from typing import Any, Dict, Hashable, Iterable, Sequence
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -44,7 +44,7 @@ def linked_groups(shared: Sequence[Iterable[Hashable]]) -> np.ndarray:
     Returns:
         (cases,) int, from 0 on.
     """
-    columns = {}
+    columns: Dict[Hashable, int] = {}
     pairs = [(row, columns.setdefault(name, len(columns))) for row, names in enumerate(shared) for name in set(names)]
     count = len(shared)
     rows, names = np.array(pairs, int).reshape(-1, 2).T
@@ -76,7 +76,7 @@ def group_weights(groups: Sequence[int], replicates: int = REPLICATES, seed: int
     return times[:, member]
 
 
-def weighted_auc(labels, scores, weights) -> np.ndarray:
+def weighted_auc(labels: Any, scores: Any, weights: np.ndarray) -> np.ndarray:
     """The AUC in every replicate: (replicates,), nan where a class is absent.
 
     Args:
@@ -102,7 +102,7 @@ def weighted_auc(labels, scores, weights) -> np.ndarray:
         return (positive * below).sum(axis=1) / (positive.sum(axis=1) * negative.sum(axis=1))
 
 
-def weighted_mean(values, weights) -> np.ndarray:
+def weighted_mean(values: Any, weights: np.ndarray) -> np.ndarray:
     """The mean of values (cases,) in every replicate: (replicates,), nan where no case with a value was drawn.
 
     Cases without a value (nan) do not count.

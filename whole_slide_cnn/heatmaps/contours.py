@@ -78,7 +78,7 @@ def feature(polygon: Polygon, name: str, index: int) -> Dict[str, Any]:
     Args:
         index: position of the class, which decides its colour.
     """
-    colours = colormaps["tab10"].colors
+    colours = colormaps["tab10"].colors  # type: ignore[attr-defined]
     return {
         "type": "Feature",
         "geometry": {"type": "Polygon", "coordinates": [ring.tolist() for ring in polygon.rings]},

@@ -93,7 +93,7 @@ def add_bar(image: np.ndarray, name: str) -> np.ndarray:
     figure = Figure(figsize=(width, max(height, min(image.shape[0], 1000) / DPI)), dpi=DPI)
     drawn = FigureCanvasAgg(figure)
     bar = figure.colorbar(
-        ScalarMappable(Normalize(0.0, 1.0), COLOURS), cax=figure.add_axes([0.15, 0.08, 0.2, 0.84]), alpha=OPACITY
+        ScalarMappable(Normalize(0.0, 1.0), COLOURS), cax=figure.add_axes((0.15, 0.08, 0.2, 0.84)), alpha=OPACITY
     )
     bar.set_label("Probability of {}".format(plain(name)), fontsize="small")
     drawn.draw()
@@ -104,7 +104,7 @@ def add_bar(image: np.ndarray, name: str) -> np.ndarray:
     return joined
 
 
-def write_image(path: str, image: np.ndarray):
+def write_image(path: str, image: np.ndarray) -> None:
     """Replace a PNG file by uint8 (height, width, 3), atomically."""
     with replacing(path) as temporary:
         Image.fromarray(image).save(temporary, format="PNG")

@@ -147,7 +147,7 @@ def _describe_files(
     ]
     for index in settings.drawn:
         shared = {"class": settings.classes[index], "colours": drawing.COLOURS, "range": [0, 1]}
-        overlay = {"name": "overlay-{}.png".format(stems[index]), "level0_pixels_per_pixel": pixel}
+        overlay: Dict[str, Any] = {"name": "overlay-{}.png".format(stems[index]), "level0_pixels_per_pixel": pixel}
         overlay.update(shared, size=list(small[:2]), opacity=drawing.OPACITY)  # of the image left of the colour bar
         pyramid = {"name": "heatmap-{}.tiff".format(stems[index]), "level0_pixels_per_pixel": [downsample] * 2}
         files += [overlay, dict(pyramid, **shared)]

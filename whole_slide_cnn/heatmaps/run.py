@@ -168,7 +168,8 @@ def scored_slides(
         WholeSlideError: the folder cannot be written.
     """
     if group.rank == 0:
-        write_provenance(output, config, {"test": config.data.test}, checkpoint=checkpoint, processes=group.size)
+        lists = {"test": config.data.test} if config.data.test is not None else {}
+        write_provenance(output, config, lists, checkpoint=checkpoint, processes=group.size)
     settings = make_settings(config, network, checkpoint, progress)
     return ScoredSlides(SlideDrawer(names, output, settings), output)
 
@@ -240,7 +241,7 @@ def draw_heatmaps(
 
 def extra_memory(config: TrainConfig, network: Network) -> Tuple[Tuple[str, int], ...]:
     """Bytes that heat maps take beside the engine, by what for."""
-    return heatmap_memory(network, config.data.canvas, config.outputs.heatmap_size or OVERLAY)
+    return heatmap_memory(network, Size(*config.data.canvas), Size(*(config.outputs.heatmap_size or OVERLAY)))
 
 
 def make_settings(
@@ -263,7 +264,7 @@ def make_settings(
     """
     classes = config.data.classes
     drawn = tuple(range(len(classes))) if drawn is None else drawn
-    origin, overlay = _origin(checkpoint, progress), config.outputs.heatmap_size or OVERLAY
+    origin, overlay = _origin(checkpoint, progress), Size(*(config.outputs.heatmap_size or OVERLAY))
     return HeatmapSettings(network, classes, drawn, threshold, origin, overlay)
 
 

@@ -33,7 +33,8 @@ class StainMatrix:
             vector = getattr(self, name)
             if len(vector) != 3 or not abs(math.sqrt(sum(value * value for value in vector)) - 1) < _UNIT:
                 raise ValueError("{} must be three numbers of length 1, not {}".format(name, vector))
-        if np.linalg.norm(np.cross(*self.vectors())) < _APART:
+        first, second = self.vectors()
+        if np.linalg.norm(np.cross(first, second)) < _APART:
             raise ValueError("haematoxylin {} and eosin {} have one colour".format(self.haematoxylin, self.eosin))
 
     @classmethod
@@ -55,7 +56,8 @@ class StainMatrix:
 
     def rest(self) -> np.ndarray:
         """The unit vector perpendicular to both, for what is neither: float64 (3,)."""
-        across = np.cross(*self.vectors())
+        first, second = self.vectors()
+        across = np.cross(first, second)
         return across / np.linalg.norm(across)
 
     def colours(self) -> np.ndarray:
