@@ -92,8 +92,8 @@ def summary(steps: List[float], predictions: List[float]) -> Dict[str, Any]:
 
 def measure(options, case: Dict[str, Any]) -> Dict[str, Any]:
     """One row, in this process."""
-    from whole_slide_cnn.engines import ENGINES as KNOWN
     from whole_slide_cnn.engines.memory import engine_memory
+    from whole_slide_cnn.engines.table import ENGINES as KNOWN
     from whole_slide_cnn.models.network import Network
     from whole_slide_cnn.running.optimisers import Adam
     from whole_slide_cnn.sizes import Size
@@ -106,9 +106,10 @@ def measure(options, case: Dict[str, Any]) -> Dict[str, Any]:
         case, planned_bytes=dict(engine_memory(case["engine"], network, size, case["compute"], True, **more).parts)
     )
     began = time.perf_counter()
-    with KNOWN[case["engine"]](network, size, case["compute"], Adam(1e-4), **more) as engine:
+    make = KNOWN[case["engine"]].engine_class()
+    with make(network, size, case["compute"], Adam(1e-4), **more) as engine:
         row["build_s"] = time.perf_counter() - began
-        row.update(facts_of(engine, canvas))
+        row.update(facts_of(case["engine"], engine, canvas))
         engine.load_state(network.initial_weights(0))
         training = [clocked(lambda: engine.train_batch([canvas], [1])) for _ in range(1 + options.steps)]
         row["allocator_peak_bytes"] = allocator_peak()
@@ -118,18 +119,19 @@ def measure(options, case: Dict[str, Any]) -> Dict[str, Any]:
     return row
 
 
-def facts_of(engine, canvas) -> Dict[str, Any]:
+def facts_of(name: str, engine, canvas) -> Dict[str, Any]:
     """What an engine is about to do: its windows, or its plan."""
-    if engine.name == "streaming":
-        from whole_slide_cnn.engines.streaming.engine import pixel_sizes
+    if name == "streaming":
+        from whole_slide_cnn.engines.streaming.plan import pixels_of
 
-        sizes = pixel_sizes(engine.network.trunk, engine.canvas_size, engine.cover(canvas).windows)
-        pixels = sum(size.height * size.width for size in sizes)
-        return {"windows": len(sizes), "window_shapes": len(set(sizes)), "window_pixels": pixels}
-    if engine.name == "unified":
+        windows = engine.cover(canvas).windows
+        kinds = engine.plan.kinds(windows)
+        shapes = {kind.pixels for kind in kinds}
+        return {"windows": len(windows), "window_shapes": len(shapes), "window_pixels": pixels_of(kinds)}
+    if name == "unified":
         plan = engine.plan
-        names = ("groups", "evictions", "prefetches", "recomputes")
-        return dict({name: len(getattr(plan, name)) for name in names}, plan_peak_bytes=plan.peak_bytes)
+        parts = ("groups", "evictions", "prefetches", "recomputes")
+        return dict({part: len(getattr(plan, part)) for part in parts}, plan_peak_bytes=plan.peak_bytes)
     return {}
 
 

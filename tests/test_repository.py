@@ -1,6 +1,7 @@
 """Rules of the repository as a whole: layers, imports without side effects, documentation that agrees with the code."""
 
 import ast
+import itertools
 import os
 import re
 import runpy
@@ -10,8 +11,10 @@ import sys
 import textwrap
 
 import pytest
+import yaml
 
 from whole_slide_cnn.config import load_config
+from whole_slide_cnn.engines.table import ENGINES
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PACKAGE = "whole_slide_cnn"
@@ -39,10 +42,30 @@ INDEPENDENT = {
     "graph_tools": (PACKAGE + ".engines.unified", PACKAGE + ".engines.costs", PACKAGE + ".planning"),
     "tf_um_patch": (PACKAGE + ".engines.unified",),
 }
+PACKAGES = (PACKAGE,) + tuple(INDEPENDENT)
 # What the machine has, which every part of the package may ask.
 FOR_ALL = "tf_um_patch.host"
 # The only modules of graph_tools that import TensorFlow; all others plan without it.
 TENSORFLOW_DOORS = ("graph_tools.tensorflow.apply", "graph_tools.tensorflow.extract", "graph_tools.tensorflow.verify")
+# What runs networks. Everything else works where TensorFlow is not installed.
+NEED_TENSORFLOW = TENSORFLOW_DOORS + tuple(
+    PACKAGE + "." + name
+    for name in (
+        "engines.accumulators",
+        "engines.direct.engine",
+        "engines.interface",
+        "engines.loss_scale",
+        "engines.state",
+        "engines.streaming.engine",
+        "engines.unified.engine",
+        "engines.unified.steps",
+        "heatmaps.run",
+        "models.build",
+        "models.strips",
+        "running",  # some of its modules, and of the next
+        "training",
+    )
+)
 
 # Units of graph_tools from the bottom up, each of which imports lower ones and itself: values, then what plans, then
 # what shows plans and applies them.
@@ -114,7 +137,7 @@ def may_import(importer, imported):
 def test_modules_import_only_lower_layers():
     found = [
         "{} imports {}".format(module, imported)
-        for package in (PACKAGE,) + tuple(INDEPENDENT)
+        for package in PACKAGES
         for module, path in source_files(os.path.join(ROOT, package))
         for imported in imported_modules(read(path))
         if not may_import(module, imported)
@@ -157,6 +180,12 @@ assert not {"tensorflow", "google.protobuf", "matplotlib.pyplot"} & set(sys.modu
 """
 
 
+def test_no_two_test_modules_have_one_name():
+    """Folders of tests are no packages, so pytest imports each module by its name alone."""
+    names = [name.rpartition(".")[2] for name, _ in source_files(os.path.join(ROOT, "tests")) if ".test_" in name]
+    assert len(names) == len(set(names)), sorted(name for name in set(names) if names.count(name) > 1)
+
+
 def test_every_folder_of_the_package_has_a_layer():
     folders = {module.split(".")[1] for module, _ in source_files(os.path.join(ROOT, PACKAGE)) if module.count(".") > 1}
     assert {"config", "slides", "models", "engines"} <= folders
@@ -191,21 +220,100 @@ def test_the_layer_rule_itself(importer, source, allowed):
     assert all(may_import(importer, imported) for imported in imported_modules(source)) is allowed
 
 
-IMPORT_ALL = """
-import importlib, pkgutil, sys, threading
-import whole_slide_cnn
-for name in ("config", "slides", "augment", "evaluation"):
-    package = importlib.import_module("whole_slide_cnn." + name)
-    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
-        importlib.import_module(module.name)
-for name in ("tensorflow", "mpi4py", "horovod", "cupy", "matplotlib.pyplot"):
-    assert name not in sys.modules, name + " was imported"
+IMPORT_WITHOUT = """
+import importlib, sys, threading
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ABSENT:
+            raise ModuleNotFoundError("No module named {!r}".format(name), name=name)
+
+ABSENT = {"tensorflow", "horovod", "mpi4py", "cupy"}
+sys.meta_path.insert(0, Absent())
+for module in sys.argv[1:]:
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        assert error.name in ABSENT, error
+        print(module)
+assert "matplotlib.pyplot" not in sys.modules, "it looks for a screen"
 assert threading.active_count() == 1, threading.enumerate()
 """
 
 
-def test_importing_slides_config_and_evaluation_starts_nothing():
-    run_python("-c", IMPORT_ALL)
+def all_modules():
+    """Every module that can be imported, in the order of names."""
+    modules = [name for package in PACKAGES for name, _ in source_files(os.path.join(ROOT, package))]
+    return sorted(name for name in modules if not name.endswith("__main__"))
+
+
+def test_every_pure_module_imports_where_there_is_no_tensorflow_and_starts_nothing():
+    check_failed(run_python("-c", IMPORT_WITHOUT, *all_modules()).split())
+
+
+def check_failed(modules):
+    """Whether just the modules that need TensorFlow could not be imported."""
+    expected = {module: name for name in NEED_TENSORFLOW for module in modules if (module + ".").startswith(name + ".")}
+    assert [module for module in modules if module not in expected] == []
+    assert set(expected.values()) == set(NEED_TENSORFLOW)
+
+
+@pytest.mark.slow
+def test_every_pure_module_imports_in_an_environment_without_tensorflow(tmp_path, monkeypatch):
+    """What setup.py asks for besides TensorFlow, in an environment of its own."""
+    venv = str(tmp_path / "venv")
+    subprocess.run((sys.executable, "-m", "venv", venv), check=True)
+    python = os.path.join(venv, "bin", "python")
+    needed = [item for item in setup_arguments(monkeypatch)["install_requires"] if not item.startswith("tensorflow")]
+    install = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+    if subprocess.run(install + tuple(needed), stdout=subprocess.DEVNULL).returncode:
+        pytest.skip("the packages cannot be downloaded")
+    check_failed(run_python("-c", IMPORT_WITHOUT, *all_modules(), python=python).split())
+
+
+def test_every_engine_folder_is_in_the_table_and_compared():
+    engines = os.path.join(ROOT, PACKAGE, "engines")
+    folders = {name for name in os.listdir(engines) if os.path.exists(os.path.join(engines, name, "__init__.py"))}
+    assert folders == set(ENGINES)
+    compared = run_python("-c", "import exactness; print(*exactness.compared_engines())", path="benchmarks").split()
+    assert {name.split("-")[0] for name in compared} == folders - {"direct"}
+
+
+def test_every_pass_and_command_is_in_the_architecture():
+    passes = {module.rpartition(".")[2] for module in modules_of("graph_tools", "graph_tools.passes.")}
+    assert set(table_of("architecture.md", "module of `graph_tools.passes`")) == passes
+    commands = {module.rpartition(".")[2] for module in commands_of(PACKAGE)}
+    assert set(table_of("architecture.md", "command")) == commands
+
+
+def test_every_folder_of_the_package_is_in_the_architecture():
+    folders = {name.split(".")[1] for name in modules_of(PACKAGE, PACKAGE + ".") if name.count(".") > 1}
+    listed = re.findall(r"(\w+)/`", "".join(read(os.path.join(ROOT, "docs", "architecture.md"))))
+    assert folders <= set(listed)
+
+
+def test_pictures_show_the_layers_as_they_are():
+    drawn = runpy.run_path(os.path.join(ROOT, "tools", "pictures.py"))["pictures"](LAYERS)
+    assert {name: read(os.path.join(ROOT, "docs", "pictures", name)) for name in drawn} == drawn
+
+
+def modules_of(package, prefix):
+    """Dotted names of the modules of a package that begin with a prefix, without the package of that name."""
+    return [name for name, _ in source_files(os.path.join(ROOT, package)) if name.startswith(prefix)]
+
+
+def commands_of(package):
+    """Dotted names of the modules that are commands."""
+    pattern = re.compile(r"^    run_command\(main\)", re.MULTILINE)
+    return [name for name, path in source_files(os.path.join(ROOT, package)) if pattern.search(read(path))]
+
+
+def table_of(page, heading):
+    """First cells of the rows of the table whose first column has this heading, without their quotes."""
+    lines = read(os.path.join(ROOT, "docs", page)).split("\n")
+    (start,) = [index for index, line in enumerate(lines) if line.startswith("| {} |".format(heading))]
+    rows = itertools.takewhile(lambda line: line.startswith("|"), lines[start + 2 :])
+    return [row.split("|")[1].strip().strip("`") for row in rows]
 
 
 HELP_OF_ALL = """
@@ -220,23 +328,25 @@ for name in sys.argv[1:]:
 
 
 def test_every_command_has_help_without_tensorflow():
-    commands = [
-        module
-        for module, path in source_files(os.path.join(ROOT, PACKAGE))
-        if re.search(r"^    run_command\(main\)", read(path), re.MULTILINE)
-    ]
+    commands = commands_of(PACKAGE)
     assert {"whole_slide_cnn.split", "whole_slide_cnn.check_slides", "whole_slide_cnn.train"} <= set(commands)
     shown = run_python("-c", HELP_OF_ALL, *commands)
     assert [name for name in commands if "usage: python -m {} ".format(name) not in shown] == []
 
 
-def test_setup_and_make_accept_the_same_pythons(monkeypatch):
-    specifiers = pytest.importorskip("packaging.specifiers")
+def setup_arguments(monkeypatch):
+    """What setup.py calls setup with."""
     setuptools = pytest.importorskip("setuptools")
     given = {}
     monkeypatch.setattr(setuptools, "setup", given.update)
     monkeypatch.chdir(ROOT)
     runpy.run_path("setup.py")
+    return given
+
+
+def test_setup_and_make_accept_the_same_pythons(monkeypatch):
+    specifiers = pytest.importorskip("packaging.specifiers")
+    given = setup_arguments(monkeypatch)
     check = runpy.run_path(os.path.join("tools", "check_python.py"))
     by_make = {version for version in [(3, minor) for minor in range(20)] if check["supported"](version)}
     requires = specifiers.SpecifierSet(given["python_requires"])
@@ -245,12 +355,8 @@ def test_setup_and_make_accept_the_same_pythons(monkeypatch):
 
 
 def test_every_package_is_installed(monkeypatch):
-    setuptools = pytest.importorskip("setuptools")
-    given = {}
-    monkeypatch.setattr(setuptools, "setup", given.update)
-    monkeypatch.chdir(ROOT)
-    runpy.run_path("setup.py")
-    modules = [module for package in (PACKAGE,) + tuple(INDEPENDENT) for module in packages_of(package)]
+    given = setup_arguments(monkeypatch)
+    modules = [module for package in PACKAGES for module in packages_of(package)]
     assert sorted(given["packages"]) == sorted(modules)
 
 
@@ -287,6 +393,49 @@ def test_configuration_in_the_readme_is_valid(tmp_path):
     assert load_config(str(path)).data.mpp == 2.0
 
 
+def test_what_the_code_cites_of_the_architecture_is_there():
+    """As in: (architecture, law 5), or (architecture, streaming)."""
+    headings = re.findall(r"^#+ (.+)$", read(os.path.join(ROOT, "docs", "architecture.md")), re.MULTILINE)
+    known = {heading.partition(":")[0].lower() for heading in headings}
+    cited = {}
+    for package in PACKAGES:
+        for _, path in source_files(os.path.join(ROOT, package)):
+            text = " ".join(read(path).split())
+            for section in re.findall(r"\barchitecture, (law \d+|\w+)", text):
+                cited.setdefault(section, []).append(path)
+            assert not re.search(r"\bdesign, (law|section)", text), path
+    assert {"law 2", "law 5", "streaming"} <= set(cited)
+    assert {section: paths for section, paths in cited.items() if section not in known} == {}
+
+
+def test_hooks_run_tools_that_setup_installs(monkeypatch):
+    lint = {re.split("[<>=;]", item)[0] for item in setup_arguments(monkeypatch)["extras_require"]["lint"]}
+    (repository,) = load_yaml(".pre-commit-config.yaml")["repos"]
+    assert repository["repo"] == "local"
+    for hook in repository["hooks"]:
+        runner, tool = hook["entry"].split()[:2]
+        assert hook["language"] == "system" and os.access(os.path.join(ROOT, runner), os.X_OK), hook["id"]
+        assert tool in lint or tool + "-py" in lint, hook["id"]
+
+
+def test_workflows_call_what_is_there():
+    makefile = read(os.path.join(ROOT, "Makefile"))
+    commands = {}
+    for name in ("ci.yml", "scheduled.yml"):
+        for job in load_yaml(os.path.join(".github", "workflows", name))["jobs"].values():
+            commands[name] = [step["run"] for step in job["steps"] if step.get("run", "").startswith(".ci/")]
+            for target in job.get("strategy", {}).get("matrix", {}).get("target", []):
+                assert re.search("^{}:".format(target), makefile, re.MULTILINE), target
+    assert commands["ci.yml"] == [".ci/install-classic-python", ".ci/run"]
+    assert len(commands["scheduled.yml"]) == 2
+    for script in {command.split()[0] for called in commands.values() for command in called}:
+        assert os.access(os.path.join(ROOT, script), os.X_OK), script
+
+
+def load_yaml(path):
+    return yaml.safe_load(read(os.path.join(ROOT, path)))
+
+
 def test_no_file_names_folders_of_the_machine_it_was_written_on():
     pattern = re.compile(r"(?<![\w.~}])/(root|home|work|Users|tmp/v)/")
     found = [path for path in tracked_files() if pattern.search(read(path, errors="replace"))]
@@ -309,10 +458,20 @@ def read(path, **options):
         return stream.read()
 
 
-def run_python(*arguments):
-    """Standard output of a fresh interpreter in the repository; fails with its standard error."""
+def run_python(*arguments, python=sys.executable, path=""):
+    """Standard output of a fresh interpreter in the repository; fails with its standard error.
+
+    Args:
+        path: a folder of the repository that it finds modules in, besides the repository.
+    """
+    folders = os.pathsep.join((ROOT, os.path.join(ROOT, path)))
     done = subprocess.run(
-        (sys.executable,) + arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True
+        (python,) + arguments,
+        cwd=ROOT,
+        env=dict(os.environ, PYTHONPATH=folders),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        universal_newlines=True,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -103,6 +103,7 @@ def _records(options: argparse.Namespace, data: Optional[Data]) -> Tuple[Record,
     """The slides to check, each once: of the given list, or of all lists that the configuration names."""
     if options.manifest is not None:
         return load_manifest(options.manifest, manifest_classes(options.manifest) if data is None else data.classes)
+    assert data is not None, "there is a list or a configuration"
     splits = load_splits(data)
     if not splits:
         raise ConfigError("{} names no data list; give one by --manifest".format(options.config))

@@ -87,6 +87,7 @@ def main(arguments: Sequence[str]) -> int:
     assert report is not None  # of the only process
     if failed:
         raise WholeSlideError("slides that were just made cannot be read: {}".format(", ".join(sorted(failed))))
+    assert report is not None, "a single process has the report"
     tested = time.monotonic()
     print(
         SUMMARY.format(

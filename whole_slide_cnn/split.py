@@ -77,7 +77,7 @@ def _split_cases(
         train, val = _draw(rest, case_labels, val_count, seed)
     except ValueError as error:  # a class is down to one case, or fewer places than classes are left
         raise _too_few(case_labels, classes) from error
-    homes = {}
+    homes: Dict[str, str] = {}
     for split, members in zip(SPLITS, (train, val, test)):
         if {case_labels[case] for case in members} != set(case_labels.values()):
             raise _too_few(case_labels, classes)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from whole_slide_cnn import train as training
+from whole_slide_cnn.engines.table import ENGINES
 from whole_slide_cnn.models.weights import METADATA_KEY
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -139,7 +140,7 @@ def test_killed_and_stopped_and_resumed(trained, slide_set, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["streaming", "direct"])
+@pytest.mark.parametrize("engine", list(ENGINES))
 def test_killed_twenty_times(slide_set, tmp_path, engine):
     """At random moments: amid updates, validations, and the writing of checkpoints."""
     settings = OFTEN + (

@@ -236,6 +236,11 @@ def test_each_key(load, name, given, key, expected):
     assert value_of(config, key) == expected
 
 
+def test_an_override_beside_the_form_may_use_a_key_by_its_earlier_name(load):
+    unified = load("unified.choice=keep", "unified.spill_dir=maps").unified
+    assert unified.memory_policy == "keep" and unified.eviction_dir == os.path.join(os.getcwd(), "maps")
+
+
 @pytest.mark.parametrize("name, given", SAY_NOTHING)
 def test_settings_of_what_is_off_say_nothing(load, name, given):
     assert load(**{name: given}) == load()

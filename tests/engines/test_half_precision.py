@@ -58,13 +58,18 @@ def test_gradients_are_near_those_of_float64(name, compute, bound, exact):
     assert 1e-6 < error < bound
 
 
-def test_a_scale_of_two_to_any_power_changes_no_bit_that_float16_can_hold(engine):
+@pytest.mark.parametrize("power", [13, 14, 16])
+def test_a_scale_of_two_to_any_power_that_float16_holds_changes_no_bit(engine, power):
+    """Between those at which some gradient of this network is too large for float16, or too small for all its bits."""
+    engine.load_state(exactness.random_weights(NETWORK, 0))
     _, expected = engine.gradients([canvas()], [1])
-    engine.load_state({SCALE: np.float32(2.0**13)})
+    engine.load_state({SCALE: np.float32(2.0**power)})
     _, found = engine.gradients([canvas()], [1])
-    large = [np.abs(expected[name]) > 1e-2 * np.abs(expected[name]).max() for name in expected]
-    for name, where in zip(expected, large):
-        np.testing.assert_allclose(found[name][where], expected[name][where], rtol=2e-2)
+    assert 2.0**power != loss_scale.FIRST
+    for name, gradient in expected.items():
+        assert np.isfinite(gradient).all(), name
+        np.testing.assert_array_equal(found[name], gradient, err_msg=name)
+    assert sum(gradient.any() for gradient in expected.values()) > 0.9 * len(expected)
 
 
 def test_a_step_whose_gradients_are_not_finite_is_left_out(engine):

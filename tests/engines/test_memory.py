@@ -63,6 +63,6 @@ def test_a_plan_that_cannot_fit_is_refused_with_a_remedy():
     check_memory(plan, 4.0)
     with pytest.raises(MemoryBudgetError, match="4.00 GB.*memory_gb allows 3.90 GB; use engine: streaming"):
         check_memory(plan, 3.9)
-    with pytest.raises(MemoryBudgetError, match="this machine has"):
+    with pytest.raises(MemoryBudgetError, match="this machine has|control group leaves"):
         check_memory(MemoryPlan("streaming", (("feature maps", int(1e15)),)))
     assert "4.00 GB" in plan.sentence() and "weights 1.00" in plan.sentence()

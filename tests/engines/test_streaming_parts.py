@@ -221,6 +221,7 @@ def test_the_plan_needs_no_tensorflow():
     code = (
         "import sys; from whole_slide_cnn.engines.streaming.plan import StreamingPlan; "
         "from whole_slide_cnn.engines import table; from whole_slide_cnn.models.resnet import TRUNKS; "
+        "from whole_slide_cnn.planning import auto, recommend, targets; "
         "plan = StreamingPlan(TRUNKS['resnet50'](), (4096, 4096), 1024); cover = plan.cover_of_share(0.3); "
         "assert plan.flops(cover.windows).backward and sum(plan.peak_bytes('float32', True, False)); "
         "assert not {name.split('.')[0] for name in sys.modules} & {'tensorflow', 'google', 'keras'}, sys.modules"

@@ -1,14 +1,30 @@
 """Rates of this machine."""
 
+import time
+
 from whole_slide_cnn.models.network import Network
 from whole_slide_cnn.planning import rates
 from whole_slide_cnn.sizes import Size
 
 
-def test_a_machine_without_a_gpu_is_a_device_of_its_own():
+def test_a_machine_without_a_gpu_is_a_device_of_its_own(monkeypatch):
+    """Rates from the fastest run of each: a product of matrices of side 768, and a copy of 2^25 bytes."""
+    seconds = iter([[0.5, 0.25, 1.0], [0.125, 2.0, 0.5]])
+
+    def timed(action, repeats):
+        action()
+        return next(seconds)
+
+    monkeypatch.setattr(rates, "_times", timed)
     machine = rates.host_machine(10**9)
     assert (machine.device_bytes, machine.host_bytes) == (10**9, 0)
-    assert 1e8 < machine.float32_flops < 1e14 and 1e8 < machine.memory_rate < 1e13
+    assert machine.float32_flops == machine.half_flops == 2 * 768**3 / 0.25
+    assert machine.memory_rate == 2 * 2**25 / 0.125
+
+
+def test_the_clock_runs_while_the_work_is_done():
+    first, second = rates._times(lambda: time.sleep(0.02), 2)
+    assert 0.02 <= min(first, second) < 0.2
 
 
 def test_the_scale_is_measured_time_over_modelled(monkeypatch):

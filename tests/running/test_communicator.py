@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import two_processes
 
+from whole_slide_cnn.engines.table import ENGINES
 from whole_slide_cnn.errors import WholeSlideError
 from whole_slide_cnn.running import communicator as module
 from whole_slide_cnn.running.communicator import (
@@ -21,7 +22,7 @@ SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "two_processes
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["direct", "streaming"])
+@pytest.mark.parametrize("engine", list(ENGINES))
 def test_two_processes_equal_one_that_averages(mpirun, tmp_path, engine):
     """Weights after three updates: one slide in each of two processes, and both slides in one."""
     code, _, errors = mpirun(SCRIPT, "train", engine, str(tmp_path / "two.npz"))

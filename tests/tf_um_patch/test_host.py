@@ -438,9 +438,9 @@ def test_a_run_in_a_small_group_is_refused(tree, monkeypatch):
     from whole_slide_cnn.errors import MemoryBudgetError
 
     tree.group("sys/fs/cgroup/a", 500000, 100000)
-    monkeypatch.setattr(memory, "available_host_memory", tree.available)
+    monkeypatch.setattr(memory, "host_memory", lambda: host.host_memory(tree.folder))
     memory.check_memory(memory.MemoryPlan("direct", (("feature maps", 400000),)))
-    with pytest.raises(MemoryBudgetError):
+    with pytest.raises(MemoryBudgetError, match="and the job's control group leaves 0.00 GB"):
         memory.check_memory(memory.MemoryPlan("direct", (("feature maps", 400001),)))
 
 

@@ -1,7 +1,7 @@
 """The one affine map of a canvas: where in the source each pixel lies, in whole 32nds of a pixel.
 
 Positions are computed from a pixel's own coordinates on the canvas and rounded at once, so that a pixel has the same
-position through every window (design, law 2). A map that starts anew in each window differs in some of them.
+position through every window (architecture, law 2). A map that starts anew in each window differs in some of them.
 """
 
 import math

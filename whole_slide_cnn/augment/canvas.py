@@ -57,7 +57,7 @@ class AugmentedCanvas(Canvas):
     """A canvas under one :class:`TransformParameters`: as large as its source, with the same name.
 
     Whatever lies outside of the source has its blank colour; that colour, changed, is this canvas's ``blank_colour``.
-    Every pixel is a function of its position alone, so that all windows agree (design, law 2).
+    Every pixel is a function of its position alone, so that all windows agree (architecture, law 2).
 
     Args:
         source: the canvas to change; closing this one closes it.

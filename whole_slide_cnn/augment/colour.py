@@ -1,4 +1,4 @@
-"""Colour changes as a function of one pixel's three bytes, so that no window matters (design, law 2).
+"""Colour changes as a function of one pixel's three bytes, so that no window matters (architecture, law 2).
 
 Whole numbers, tables of 256 entries and single float32 products: operations that give the same bits on every machine,
 in every version of NumPy, and wherever in an array a pixel lies. (Powers and exponentials do not: vectorised code and

@@ -1,4 +1,4 @@
-"""How much memory a run needs, told before it (design, law 4).
+"""How much memory a run needs, told before it (architecture, law 4).
 
 An engine says what its maps and pixels take (:meth:`~.description.EngineDescription.memory`); what is alike for all
 (weights, optimiser state, reading, and the constant share of the runtime) is here, and so is the refusal of what cannot
@@ -10,7 +10,7 @@ from typing import Any, Optional, Tuple
 
 import numpy as np
 
-from tf_um_patch.host import available_host_memory
+from tf_um_patch.host import host_memory
 from whole_slide_cnn.engines.replay import HEAD_BYTES
 from whole_slide_cnn.errors import MemoryBudgetError
 from whole_slide_cnn.models.network import Network
@@ -67,8 +67,9 @@ def check_memory(plan: MemoryPlan, limit_gb: Optional[float] = None, processes: 
     if limit_gb is not None:
         available, owner = limit_gb * GB, "memory_gb allows"
     else:
-        free, owner = available_host_memory(), "this machine has"
-        available = None if free is None else free // processes
+        memory = host_memory()
+        available = None if memory is None else memory.available_bytes // processes
+        owner = "this machine has" if memory is None or memory.group is None else "the job's control group leaves"
         if processes > 1:
             owner += " for each of {} processes".format(processes)
     if available is not None and plan.total > available:

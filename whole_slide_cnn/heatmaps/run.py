@@ -167,6 +167,7 @@ def scored_slides(
     Raises:
         WholeSlideError: the folder cannot be written.
     """
+    assert config.data.test is not None, "its slides are being scored"
     if group.rank == 0:
         lists = {"test": config.data.test} if config.data.test is not None else {}
         write_provenance(output, config, lists, checkpoint=checkpoint, processes=group.size)

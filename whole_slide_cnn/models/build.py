@@ -143,8 +143,8 @@ def _crop(x: tf.Tensor, crop: tf.Tensor) -> tf.Tensor:
 def pool_maximum(embedding: tf.Tensor, dtype: tf.DType):
     """Per channel the maximum over cells and the first cell, in raster order, that has it.
 
-    ``reduce_max`` splits the gradient among ties and ``argmax`` leaves open which of them it names on a GPU; design
-    law: ties go to the first cell.
+    ``reduce_max`` splits the gradient among ties and ``argmax`` leaves open which of them it names on a GPU; ties go to
+    the first cell (architecture, streaming).
 
     Args:
         embedding: (1, height, width, channels).

@@ -119,7 +119,8 @@ def axis_geometry(layers: Trunk, extent: int, wanted: Range) -> AxisGeometry:
 
     Where the walk leaves the canvas the layer pads, exactly as it would for the whole canvas.
     """
-    padding, crops = {}, {}
+    padding: Dict[str, Tuple[int, int]] = {}
+    crops: Dict[str, Tuple[Tuple[int, int], Tuple[int, int]]] = {}
     for layer, before in zip(reversed(layers), reversed(extents(layers, extent)[:-1])):
         if isinstance(layer, Residual):
             parts = [axis_geometry(branch, before, wanted) for branch in (layer.body, layer.shortcut)]
@@ -166,7 +167,7 @@ class WindowGeometry:
 
 
 def window_geometry(trunk: Trunk, canvas: Size, cells: Window) -> WindowGeometry:
-    """Geometry of a rectangle of cells of a canvas (design: padding from the canvas, halo of real pixels inside)."""
+    """Geometry of a rectangle of cells of a canvas (architecture, streaming)."""
     rows = axis_geometry(trunk, canvas.height, Range(cells.top, cells.bottom))
     columns = axis_geometry(trunk, canvas.width, Range(cells.left, cells.right))
     padding = [rows.padding[name] + columns.padding[name] for name in spatial_names(trunk)]

@@ -63,7 +63,7 @@ def backward_flops(steps: Iterable[Step]) -> int:
 
 
 def check_tensor_sizes(steps: Iterable[Step], remedy: str = "use engine: streaming, or a smaller canvas"):
-    """Refuse tensors whose elements a 32-bit index cannot count (design: nothing is silently wrong at size).
+    """Refuse tensors whose elements a 32-bit index cannot count (architecture, law 3).
 
     Args:
         remedy: what to do about it.

@@ -101,7 +101,7 @@ def save_weights(path: str, network: Network, values: Weights):
         arrays = dict(_to_torch(name, value) for name, value in arrays.items())
         if kind == "npz":
             with open(temporary, "wb") as stream:
-                np.savez(stream, **arrays)
+                np.savez(stream, **arrays)  # type: ignore[arg-type]
         else:
             from safetensors.numpy import save_file
 

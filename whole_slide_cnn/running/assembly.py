@@ -24,6 +24,7 @@ from whole_slide_cnn.running.communicator import Communicator, SingleCommunicato
 from whole_slide_cnn.running.names import BEST
 from whole_slide_cnn.running.optimisers import Adam
 from whole_slide_cnn.running.slides import Prepare, SlideSource, load_splits
+from whole_slide_cnn.sizes import Size
 from whole_slide_cnn.slides.canvas import Canvas
 
 
@@ -66,7 +67,7 @@ def make_engine(
 ) -> Engine:
     """The engine a configuration asks for (see :func:`resolve`), with its weights.
 
-    States the predicted memory first, and refuses what cannot fit (design, law 4).
+    States the predicted memory first, and refuses what cannot fit (architecture, law 4).
 
     Args:
         optimiser: of a training; None for an engine that only predicts, of which nothing else is built or planned.
@@ -90,7 +91,7 @@ def make_engine(
         state = group.broadcast(_first_weights(config, network, report) if group.rank == 0 else None)
     description = ENGINES[config.engine]
     options = description.options_in(config)
-    engine = description.make(network, config.data.canvas, config.model.compute, optimiser, training, options)
+    engine = description.make(network, Size(*config.data.canvas), config.model.compute, optimiser, training, options)
     engine.load_state(state)
     return engine
 

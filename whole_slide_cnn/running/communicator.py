@@ -265,7 +265,7 @@ def communicator(environment: Optional[Mapping[str, str]] = None) -> Communicato
 
 
 def _connect(processes: int, by_horovodrun: bool) -> Communicator:
-    choices = []
+    choices: List[Any] = []
     if importlib.util.find_spec("horovod") is not None:
         choices.append(HorovodCommunicator)
     if not by_horovodrun and importlib.util.find_spec("mpi4py") is not None:

@@ -1,6 +1,6 @@
 """Adam and AdamW, as one graph operation on accumulated gradients."""
 
-from typing import Sequence
+from typing import Any, Sequence
 
 import tensorflow.compat.v1 as tf
 
@@ -28,7 +28,7 @@ class Adam:
         self.weight_decay = weight_decay
         self._betas = beta1, beta2
         self._epsilon = epsilon
-        self._rate = None
+        self._rate: Any = None  # a placeholder, once built
 
     def build(self, gradients: Sequence[tf.Tensor], variables: Sequence[tf.Variable]) -> tf.Operation:
         """The operation of one step, in the current graph."""

@@ -47,8 +47,8 @@ class TimeRecord:
         write_text(self._path, text.getvalue())
 
     def _read(self) -> List[Sequence]:
-        if not os.path.isfile(self._path):
+        if self._path is None or not os.path.isfile(self._path):
             return []
         with open(self._path, encoding="utf-8", newline="") as stream:
-            header, *rows = list(csv.reader(stream)) or [()]
+            header, *rows = list(csv.reader(stream)) or [[]]
         return [tuple(row) for row in rows] if tuple(header) == self._columns else []

@@ -2,7 +2,7 @@
 
 import collections
 import threading
-from typing import Hashable, Optional
+from typing import Any, Hashable, Optional
 
 import numpy as np
 
@@ -18,7 +18,7 @@ class BlockCache:
             raise ValueError("limit_bytes must not be negative")
         self._limit = limit_bytes
         self._bytes = 0
-        self._blocks = collections.OrderedDict()
+        self._blocks: "collections.OrderedDict[Any, Any]" = collections.OrderedDict()
         self._lock = threading.Lock()
 
     @property

@@ -234,7 +234,8 @@ def _uniform_blocks(pixels: np.ndarray, colour: np.ndarray) -> np.ndarray:
     differs = np.zeros((rows * BLANK_BLOCK, columns * BLANK_BLOCK), bool)
     for channel in range(3):
         differs[:height, :width] |= pixels[..., channel] != colour[channel]
-    return ~differs.reshape(rows, BLANK_BLOCK, columns, BLANK_BLOCK).any(axis=(1, 3))
+    blocks: np.ndarray = differs.reshape(rows, BLANK_BLOCK, columns, BLANK_BLOCK)
+    return np.logical_not(blocks.any(axis=(1, 3)))
 
 
 def _fraction_of(length: int, start: int, extent: int, whole: int) -> slice:

@@ -163,7 +163,8 @@ def _headed_row(path: str, line: int, cells: List[str], header: List[str]) -> _R
     for column in HEADER:
         if not values[column]:
             raise _error(path, line, "{} is empty".format(column))
-    return _Row(line, *(values[column] for column in HEADER), mpp=values.get(MPP_COLUMN, ""))
+    case_id, slide_id, label = (values[column] for column in HEADER)
+    return _Row(line, case_id, slide_id, label, values.get(MPP_COLUMN, ""))
 
 
 def _bare_row(path: str, line: int, cells: List[str]) -> _Row:

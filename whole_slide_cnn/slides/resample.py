@@ -64,7 +64,8 @@ class ResampledSlide:
             raise SlideError(name, "give either the wanted µm/px (mpp) or a resize ratio, and not both")
         source = _pair(source_mpp) or reader.mpp
         if source is not None:
-            source = tuple(_positive(name, "the slide's µm/px", value) for value in source)
+            vertical, horizontal = (_positive(name, "the slide's µm/px", value) for value in source)
+            source = vertical, horizontal
         if ratio is not None:
             ratio = _positive(name, "the resize ratio", ratio)
             factors = (ratio, ratio)

@@ -2,8 +2,8 @@
 
 The density of a grey level is ``-log(level / 255)``, natural logarithm; that of level 0 is taken as level 1's. Powers
 and exponentials are computed once, for tables: vectorised code and the code for the last few elements of an array
-differ in their last bits, and with them a pixel's value would depend on the window that it is read through (design,
-law 2).
+differ in their last bits, and with them a pixel's value would depend on the window that it is read through
+(architecture, law 2).
 """
 
 from types import ModuleType

@@ -104,7 +104,7 @@ def advance(rules: Rules, state: ScheduleState, loss: float) -> Turn:
         return Turn(dataclasses.replace(state, stale=0, uncounted=0.0), improved, False, False)
     state = dataclasses.replace(state, stale=state.stale + 1)
     if _reducible(rules, state):
-        if state.stale < rules.reduce_patience:
+        if rules.reduce_patience is None or state.stale < rules.reduce_patience:
             return Turn(state, improved, False, False)
         state = dataclasses.replace(state, learning_rate=_reduced(rules, state.learning_rate), stale=0)
         # an epoch that is the best one, by too little to count, has the weights that a roll-back would bring

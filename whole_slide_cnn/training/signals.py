@@ -3,7 +3,7 @@
 import os
 import signal
 import threading
-from typing import Callable, Dict, Optional
+from typing import Any, Callable, Dict, Optional
 
 # Slurm sends the one it is asked to (sbatch --signal), some time before the end. Open MPI's launcher passes SIGUSR1 on
 # to all processes; on the other two it ends them itself.
@@ -26,7 +26,7 @@ class StopSignals:
     def __init__(self, report: Callable[[str], None]):
         self.received: Optional[int] = None
         self._report = report
-        self._handlers: Dict[int, object] = {}
+        self._handlers: Dict[int, Any] = {}
 
     def __enter__(self):
         if threading.current_thread() is not threading.main_thread():

@@ -1,1 +1,1 @@
-"""The slide streamed through the network in windows (ESCNN, 2022, Methods; design, section 6)."""
+"""The slide streamed through the network in windows (ESCNN, 2022, Methods; architecture, streaming)."""

@@ -2,7 +2,7 @@
 
 The value of a blank cell depends only on how far it is from each border, clipped to the receptive field. A small canvas
 with the same residues modulo the cell stride pads alike in every layer; with at least one interior cell it has all the
-values (design, section 6). Going back, the gradients of all blank cells of a kind are summed onto it.
+values (architecture, streaming). Going back, the gradients of all blank cells of a kind are summed onto it.
 """
 
 from typing import NamedTuple

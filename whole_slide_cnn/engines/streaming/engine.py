@@ -1,4 +1,4 @@
-"""The slide streamed through the network in windows (ESCNN, 2022, Methods; design, section 6).
+"""The slide streamed through the network in windows (ESCNN, 2022, Methods; architecture, streaming).
 
 Forward, each window leaves behind only its share of the pooled features. Backward, the windows that carry gradient are
 computed again. Blank cells are taken from one small blank canvas. Memory does not grow with the canvas.
@@ -160,20 +160,22 @@ class StreamingEngine(Engine):
 
     def _backward_maximum(self, canvas: Canvas, cover: Cover, pooled: Pooled, gradient: np.ndarray):
         """Compute again only the windows that hold a maximum with gradient."""
+        owner, cell = pooled.owner, pooled.cell
+        assert owner is not None and cell is not None, "a maximum has its place"
         active = (gradient != 0) & (pooled.values > 0)
 
         def jobs():  # one by one: a window's gradient is as large as its embedding map
             for index, window in enumerate(cover.windows):
-                channels = np.flatnonzero(active & (pooled.owner == index))
+                channels = np.flatnonzero(active & (owner == index))
                 if len(channels):
                     values = np.zeros((window.height * window.width,) + gradient.shape, gradient.dtype)
-                    values[pooled.cell[channels], channels] = gradient[channels]
+                    values[cell[channels], channels] = gradient[channels]
                     yield window, values.reshape((1,) + window.size + gradient.shape)
 
         self._run_backward(canvas, jobs())
-        channels = np.flatnonzero(active & (pooled.owner == BLANK))
+        channels = np.flatnonzero(active & (owner == BLANK))
         if len(channels):
-            self._blank_gradient(canvas)[pooled.cell[channels], channels] += gradient[channels]
+            self._blank_gradient(canvas)[cell[channels], channels] += gradient[channels]
 
     def _backward_average(self, canvas: Canvas, cover: Cover, gradient: np.ndarray):
         """Every cell of the cover has the same gradient."""

@@ -1,4 +1,4 @@
-"""Pooling of an embedding map that nobody holds: window by window, blank cells by kind (design, section 6)."""
+"""Pooling of an embedding map that nobody holds: window by window, blank cells by kind (architecture, streaming)."""
 
 from typing import Any, NamedTuple, Optional, Union
 

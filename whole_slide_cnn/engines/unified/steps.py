@@ -101,6 +101,7 @@ def plan_of(graph: tf.Graph, fetches: List, options: UnifiedOptions, compute: st
             ops, int(options.group_mb * MB), order_of(policy, has_gpu()), options.prefetch_depth, policy, machine
         )
     except BudgetError as error:
+        assert options.device_gb is not None, "there is no budget without it"
         raise ConfigError(
             "engine unified: no choice of tensors brings the step under unified.device_gb, {:g} ({}); give more, use "
             "a smaller unified.group_mb, or half precision".format(options.device_gb or 0.0, str(error).split(";")[0])
