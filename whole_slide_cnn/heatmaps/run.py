@@ -169,8 +169,7 @@ def scored_slides(
     """
     assert config.data.test is not None, "its slides are being scored"
     if group.rank == 0:
-        lists = {"test": config.data.test} if config.data.test is not None else {}
-        write_provenance(output, config, lists, checkpoint=checkpoint, processes=group.size)
+        write_provenance(output, config, {"test": config.data.test}, checkpoint=checkpoint, processes=group.size)
     settings = make_settings(config, network, checkpoint, progress)
     return ScoredSlides(SlideDrawer(names, output, settings), output)
 
