@@ -180,6 +180,12 @@ assert not {"tensorflow", "google.protobuf", "matplotlib.pyplot"} & set(sys.modu
 """
 
 
+def test_no_two_test_modules_have_one_name():
+    """Folders of tests are no packages, so pytest imports each module by its name alone."""
+    names = [name.rpartition(".")[2] for name, _ in source_files(os.path.join(ROOT, "tests")) if ".test_" in name]
+    assert len(names) == len(set(names)), sorted(name for name in set(names) if names.count(name) > 1)
+
+
 def test_every_folder_of_the_package_has_a_layer():
     folders = {module.split(".")[1] for module, _ in source_files(os.path.join(ROOT, PACKAGE)) if module.count(".") > 1}
     assert {"config", "slides", "models", "engines"} <= folders

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import time
+from typing import Sequence
 
 from whole_slide_cnn import synthesize
 from whole_slide_cnn import test as scoring
@@ -70,7 +71,7 @@ Look at:
 The whole took {minutes:.1f} minutes."""
 
 
-def main(arguments):
+def main(arguments: Sequence[str]) -> int:
     """Run the demo; returns 0, or raises what stopped it."""
     options = _parse(arguments)
     started = time.monotonic()
@@ -105,7 +106,7 @@ def main(arguments):
     return 0
 
 
-def _parse(arguments):
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m whole_slide_cnn.demo", description=__doc__.split(":")[0] + ".")
     parser.add_argument("--output", default=os.path.join("results", "demo"), metavar="FOLDER",
                         help="folder to write; an earlier demo in it is replaced (default: %(default)s)")  # fmt: skip
@@ -116,7 +117,7 @@ def _parse(arguments):
     return options
 
 
-def _prepare_folder(folder, data, results):
+def _prepare_folder(folder: str, data: str, results: str) -> None:
     """Make the folder, and remove the results of an earlier demo; the slides are replaced by those who make them."""
     make_folder(folder)
     if os.listdir(folder) and not os.path.isfile(os.path.join(data, synthesize.DESCRIPTION)):
@@ -128,7 +129,7 @@ def _prepare_folder(folder, data, results):
         raise WholeSlideError("cannot remove the old results in {}: {}".format(results, error.strerror)) from error
 
 
-def _synthesize(data, seed):
+def _synthesize(data: str, seed: int) -> int:
     """Make the slides; returns how many."""
     arguments = ["--output", data, "--overwrite", "--seed", str(seed), "--classes"] + list(CLASSES)
     arguments += [text for split, count in SLIDES.items() for text in ("--" + split, str(count))]
@@ -137,13 +138,13 @@ def _synthesize(data, seed):
     return len(CLASSES) * sum(SLIDES.values())
 
 
-def _write_config(folder, seed):
+def _write_config(folder: str, seed: int) -> str:
     path = os.path.join(folder, "config.yaml")
     write_text(path, CONFIG.format(path=path, seed=seed, classes=", ".join(CLASSES)))
     return path
 
 
-def _baseline_text(data):
+def _baseline_text(data: str) -> str:
     with open(os.path.join(data, RESULT_FILE), encoding="utf-8") as stream:
         found = json.load(stream)["splits"]["test"][LESION]
     return "{auc:.3f} ({low:.3f} to {high:.3f})".format(**found)

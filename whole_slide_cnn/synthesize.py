@@ -16,7 +16,7 @@ import shutil
 import sys
 import time
 from concurrent.futures.process import BrokenProcessPool
-from typing import Optional
+from typing import Optional, Sequence
 
 import numpy as np
 import PIL
@@ -37,7 +37,8 @@ DESCRIPTION = "dataset.json"
 _composer: Optional[SlideComposer] = None  # of this worker process
 
 
-def main(arguments):
+def main(arguments: Sequence[str]) -> int:
+    """Make a data set and check its colours; exit code 1 where they tell the classes apart."""
     options = _parse(arguments)
     settings = SlideSettings(
         options.size, tuple(options.tissue), tuple(options.lesion), options.classes[0], options.seed, options.group
@@ -180,7 +181,7 @@ def _start_worker(composer_arguments):
 
 def _write_slide(job):
     folder, mpp, split, label, block = job
-    assert _composer is not None, "a worker process has made none"
+    assert _composer is not None  # set by _start_worker
     slide = _composer.compose(split, label, block)
     case = "{}-{}-{:04d}".format(split, label, block)
     write_pyramid(os.path.join(folder, "slides", case + ".tiff"), slide.image, mpp)

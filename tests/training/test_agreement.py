@@ -5,19 +5,15 @@ import os
 import signal
 import threading
 
-import numpy as np
 import pytest
-from fakes import Crash, FakeSource, Optimiser, Threads, numbered
+from fakes import NETWORK, Crash, FakeSource, MeanLearner, Threads, numbered
 
-from whole_slide_cnn.engines.interface import Prediction
-from whole_slide_cnn.errors import Interrupted, SlideError
-from whole_slide_cnn.models.network import Network
+from whole_slide_cnn.errors import Interrupted
 from whole_slide_cnn.running.checkpoint import load_checkpoint
 from whole_slide_cnn.running.communicator import SingleCommunicator
-from whole_slide_cnn.training import loop, run_folder
+from whole_slide_cnn.training import keeping, loop, run_folder
 from whole_slide_cnn.training.loop import Trainer
 
-NETWORK = Network("tiny", "gmp", "softmax", 2)
 SETTINGS = (
     "train.epochs=4",
     "train.updates_per_epoch=3",
@@ -33,88 +29,38 @@ SETTINGS = (
 )
 
 
-class MeanEngine:
-    """Its weights follow the mean of numbers that all slides, their labels and their positions decide; exactly, so that
-    the order of sums does not matter.
-
-    Args:
-        broken: slides that break in the middle of a step or of a prediction.
-        ends_after: steps and predictions after which the process ends.
-    """
-
-    network = NETWORK
-    reduce_gradients = None
-
-    def __init__(self, optimiser, broken=(), ends_after=None):
-        self.trained, self.calls = [], 0
-        self._optimiser, self._broken, self._ends_after = optimiser, broken, ends_after
-        self._state = {"output/bias": np.zeros(2), "optimiser/steps": np.zeros(())}
-
-    def load_state(self, values):
-        self._state = {name: np.array(value) for name, value in values.items()}
-
-    def state(self):
-        return {name: np.array(value) for name, value in self._state.items()}
-
-    def train_batch(self, canvases, labels):
-        self._call(canvases)
-        numbers = [[int(canvas.name[1:]) + 16 * label, canvas.position] for canvas, label in zip(canvases, labels)]
-        gradient = np.mean(numbers, axis=0)
-        if self.reduce_gradients is not None:
-            (gradient,) = self.reduce_gradients([gradient])
-        self._state["output/bias"] = self._state["output/bias"] + self._optimiser.learning_rate * gradient
-        self._state["optimiser/steps"] = self._state["optimiser/steps"] + 1
-        self.trained += [canvas.name for canvas in canvases]
-        return [Prediction(float(label), np.eye(2)[0]) for label in labels]
-
-    def predict(self, canvas, label):
-        self._call([canvas])
-        steps = int(self._state["optimiser/steps"])
-        return Prediction({3: 2.0, 6: 1.0}.get(steps, 4.0) + 8 * int(canvas.name[1:]), np.eye(2)[label])
-
-    def _call(self, canvases):
-        for canvas in canvases:
-            if canvas.name in self._broken:
-                raise SlideError(canvas.name, "block 7 cannot be decoded")
-        self.calls += 1
-        if self.calls == self._ends_after:
-            raise Crash
-
-
 @pytest.fixture
 def run(slide_set, tmp_path, monkeypatch):
     """A function (folder, processes, *overrides, broken=(), ends_after={}, train=7, val=5, shared=False) -> per
-    process, what its trainer returned or raised, its engine, its learning rate and its sources. Only where the folder
+    process, what its trainer returned or raised, its learner, its learning rate and its sources. Only where the folder
     is shared do the others see that of the first."""
     monkeypatch.setattr(os, "fsync", lambda handle: None)
-    monkeypatch.setattr(loop, "save_weights", lambda *arguments: None)  # they are not those of the network
 
     def start(folder, processes, *overrides, broken=(), ends_after=None, train=7, val=5, shared=False):
         def process(group):
             own = tmp_path / folder if shared or group.rank == 0 else tmp_path / "of-nobody"
             config = slide_set.config(own, *(SETTINGS + overrides))
-            optimiser = Optimiser()
-            engine = MeanEngine(optimiser, broken, (ends_after or {}).get(group.rank))
-            engines[group.rank] = engine
+            learner = MeanLearner(broken, (ends_after or {}).get(group.rank))
+            learners[group.rank] = learner
             begun = run_folder.begin(config, NETWORK, True, processes=group.size) if group.rank == 0 else None
             state, resumed = group.broadcast(begun) or (None, None)
             if state is not None:
-                engine.load_state(state)
+                learner.load_state(state)
             sources = FakeSource("t", train), FakeSource("v", val)
-            trainer = Trainer(config, engine, optimiser, *sources, resumed=resumed, group=group, prepare=numbered)
+            trainer = Trainer(config, learner, *sources, resumed=resumed, group=group, prepare=numbered)
             try:
                 return trainer.run(), sources
             finally:
                 for source in sources:
                     assert [canvas.closed for canvas in source.opened] == [1] * len(source.opened)
 
-        engines = {}
+        learners = {}
         if processes == 1:
             results = [process(SingleCommunicator())]
         else:
             results = Threads(processes).run(process)
         assert not (tmp_path / "of-nobody").exists()
-        return results, [engines[rank] for rank in range(processes)]
+        return results, [learners[rank] for rank in range(processes)]
 
     return start
 
@@ -135,16 +81,16 @@ def rows_of(result):
 
 @pytest.mark.parametrize("processes", [2, 3])
 def test_several_equal_one_with_a_larger_batch(run, tmp_path, processes):
-    results, engines = run("several", processes)
+    results, learners = run("several", processes)
     (one,), _ = run("one", 1, "train.batch_size={}".format(processes))
     assert all(rows_of(result) == rows_of(one) for result in results)
     assert [row["learning_rate"] for row in one[0]] == [0.5, 0.5, 0.5, 0.25]  # epoch 3 is rolled back
     expected, _ = checkpoint(tmp_path / "one" / "last.npz")
-    for engine in engines:
-        assert {name: value.tolist() for name, value in engine.state().items()} == expected
+    for learner in learners:
+        assert {name: value.tolist() for name, value in learner.state().items()} == expected
     assert checkpoint(tmp_path / "several" / "last.npz")[0] == expected
     assert checkpoint(tmp_path / "several" / "best.npz")[0] == checkpoint(tmp_path / "one" / "best.npz")[0]
-    taken = [engine.trained for engine in engines]
+    taken = [learner.trained for learner in learners]
     assert len({tuple(names) for names in taken}) == processes
 
 
@@ -157,13 +103,15 @@ def test_the_learning_rate_follows_the_number_of_processes(run):
 
 def test_a_broken_slide_is_skipped_by_all(run, tmp_path):
     """One process finds it, and the other one never opens it again."""
-    results, engines = run("run", 2, broken=("t2", "v3"))
+    results, learners = run("run", 2, broken=("t2", "v3"))
     for rows, (train, val) in results:
         assert train.failed == {"t2": "block 7 cannot be decoded"} and val.failed == {"v3": "block 7 cannot be decoded"}
         assert len(rows) == 4
     finders = [[canvas.name for canvas in train.opened].count("t2") for _, (train, _) in results]
     assert sum(finders) == 1
-    assert [len(engine.trained) for engine in engines] == [12, 12] and "t2" not in sum((e.trained for e in engines), [])
+    assert [len(learner.trained) for learner in learners] == [12, 12] and "t2" not in sum(
+        (each.trained for each in learners), []
+    )
     left = [0, 1, 2, 4]
     assert results[0][0][0]["val_loss"] == 2.0 + 8 * sum(left) / len(left)
     assert checkpoint(tmp_path / "run" / "last.npz")[1]["failed"] == {
@@ -179,7 +127,7 @@ def test_cut_off_anywhere_and_resumed(run, tmp_path, rank, broken):
     expected = checkpoint(tmp_path / "whole" / "last.npz"), checkpoint(tmp_path / "whole" / "best.npz")
     moment = 1
     while True:
-        results, engines = run("cut", 2, broken=broken, ends_after={rank: moment})
+        results, learners = run("cut", 2, broken=broken, ends_after={rank: moment})
         if not isinstance(results[rank], Crash):
             break
         assert isinstance(results[1 - rank], Exception)
@@ -215,10 +163,10 @@ def test_a_signal_to_one_stops_all(run, tmp_path, monkeypatch, moment):
     made = []
     with monkeypatch.context() as patch:
         patch.setattr(loop, "StopSignals", lambda report: made.append(Signals(report)) or made[-1])
-        results, engines = run("stopped", 2)
+        results, learners = run("stopped", 2)
     assert all(isinstance(result, Interrupted) and result.signal == signal.SIGTERM for result in results)
     assert sorted(bool(str(result)) for result in results) == [False, True] and str(results[0])
-    assert len({len(engine.trained) for engine in engines}) == 1
+    assert len({len(learner.trained) for learner in learners}) == 1
     run("stopped", 2)
     assert checkpoint(tmp_path / "stopped" / "last.npz") == checkpoint(tmp_path / "whole" / "last.npz")
 
@@ -226,15 +174,15 @@ def test_a_signal_to_one_stops_all(run, tmp_path, monkeypatch, moment):
 @pytest.mark.parametrize("rank, kept", [(0, "the checkpoint after 3 updates"), (1, "the last checkpoint")])
 def test_a_loss_that_is_no_number_ends_all(run, monkeypatch, rank, kept):
     """Only the first process knows which checkpoint there is."""
-    train_batch = MeanEngine.train_batch
+    update = MeanLearner.update
 
-    def broken(self, canvases, labels):
-        found = train_batch(self, canvases, labels)
-        if int(self._state["optimiser/steps"]) == 5 and canvases[0].position % 2 == rank:
-            return [prediction._replace(loss=math.nan) for prediction in found]
+    def broken(self, samples):
+        found = update(self, samples)
+        if int(self._state["optimiser/steps"]) == 5 and samples[0].position % 2 == rank:
+            return [(math.nan,) + measures[1:] for measures in found]
         return found
 
-    monkeypatch.setattr(MeanEngine, "train_batch", broken)
+    monkeypatch.setattr(MeanLearner, "update", broken)
     results, _ = run("run", 2, shared=True)
     assert "is nan; {} is kept; lower".format(kept) in str(results[rank])
     assert isinstance(results[1 - rank], threading.BrokenBarrierError)
@@ -243,8 +191,8 @@ def test_a_loss_that_is_no_number_ends_all(run, monkeypatch, rank, kept):
 def test_only_the_first_process_reads_and_writes_times(run, tmp_path, monkeypatch):
     settings = "train.checkpoint_every_updates=1", "outputs.train_times={}".format(tmp_path / "times.csv")
     run("run", 2, *settings, ends_after={0: 3})
-    paths, record = [], loop.TimeRecord
-    monkeypatch.setattr(loop, "TimeRecord", lambda path, *others: paths.append(path) or record(path, *others))
+    paths, record = [], keeping.TimeRecord
+    monkeypatch.setattr(keeping, "TimeRecord", lambda path, *others: paths.append(path) or record(path, *others))
     run("run", 2, *settings)
     assert sorted(paths, key=str) == [str(tmp_path / "times.csv"), None]
     with open(str(tmp_path / "times.csv"), encoding="utf-8") as stream:

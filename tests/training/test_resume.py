@@ -1,4 +1,4 @@
-"""A run that is cut off anywhere and goes on ends as if it never was; an engine that only counts makes that cheap."""
+"""A run that is cut off anywhere and goes on ends as if it never was; a learner that only counts makes that cheap."""
 
 import csv
 import glob
@@ -9,17 +9,15 @@ import threading
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from fakes import Crash, FakeSource, Optimiser, numbered
+from fakes import NETWORK, ChainLearner, Crash, FakeSource, Fuse, numbered
 
 from whole_slide_cnn.config import aliases
-from whole_slide_cnn.engines.interface import Prediction
-from whole_slide_cnn.errors import ConfigError, Interrupted, SlideError, TrainingError, WeightsError
+from whole_slide_cnn.errors import ConfigError, Interrupted, TrainingError, WeightsError
 from whole_slide_cnn.models.network import Network
 from whole_slide_cnn.running.checkpoint import load_checkpoint, save_checkpoint
-from whole_slide_cnn.training import loop, run_folder
+from whole_slide_cnn.training import keeping, run_folder
 from whole_slide_cnn.training.loop import Trainer
 
-NETWORK = Network("tiny", "gmp", "softmax", 2)
 SETTINGS = (
     "train.epochs=9",
     "train.updates_per_epoch=3",
@@ -31,102 +29,35 @@ SETTINGS = (
     "train.checkpoint_every_updates=2",
     "data.max_failed_share=1",
 )
-VAL_LOSSES = {3: 1.0, 6: 0.5}  # by steps that the weights have had; all others are worse
+BROKEN = {"t3": "block 7 cannot be decoded", "v1": "level 0 cannot be read"}
 TIMES = ("seconds", "slides_per_minute")
-
-
-class Fuse:
-    """Counts what a run does, and ends it at one of these moments."""
-
-    def __init__(self, moment=None):
-        self.count, self.names = 0, []
-        self._moment = moment
-
-    def __call__(self, name):
-        self.count += 1
-        self.names.append(name)
-        if self.count == self._moment:
-            raise Crash(name)
-
-    def around(self, name, function):
-        """The function, with a moment before and one after it."""
-
-        def call(*arguments):
-            self("before " + name)
-            result = function(*arguments)
-            self("after " + name)
-            return result
-
-        return call
-
-
-class Chain:
-    """An engine whose weights depend on every slide, its position, its order and the learning rate."""
-
-    network = NETWORK
-
-    def __init__(self, optimiser, fuse):
-        self._optimiser, self._fuse = optimiser, fuse
-        self._state = {"output/bias": np.zeros(2), "optimiser/mean": np.zeros(2), "optimiser/steps": np.float32(0)}
-
-    def load_state(self, values):
-        self._state = {name: np.array(value) for name, value in values.items()}
-
-    def state(self):
-        self._fuse("state")
-        return {name: np.array(value) for name, value in self._state.items()}
-
-    def train_batch(self, canvases, labels):
-        self._fuse("before update")
-        for canvas in canvases:
-            if canvas.name == "t3":
-                raise SlideError(canvas.name, "block 7 cannot be decoded")
-        gradient = np.array([int(canvas.name[1:]) + 100 * canvas.position for canvas in canvases]) @ [[1, 0], [0, 3]]
-        mean = self._state["optimiser/mean"] * 0.9 + 0.1 * gradient
-        bias = self._state["output/bias"] * 0.99 + self._optimiser.learning_rate * mean
-        steps = self._state["optimiser/steps"] + np.float32(1)
-        self._state = {"output/bias": bias, "optimiser/mean": mean, "optimiser/steps": steps}
-        self._fuse("after update")
-        return [Prediction(float(bias[0]) + i, np.eye(2)[0]) for i in range(len(labels))]
-
-    def predict(self, canvas, label):
-        self._fuse("prediction")
-        if canvas.name == "v1":
-            raise SlideError(canvas.name, "level 0 cannot be read")
-        return Prediction(VAL_LOSSES.get(int(self._state["optimiser/steps"]), 2.0), np.eye(2)[0])
 
 
 @pytest.fixture
 def run(slide_set, monkeypatch):
-    """A function (folder, fuse, *overrides, engine=Chain) that begins a run, or goes on with it."""
+    """A function (folder, fuse, *overrides, learner=ChainLearner) that begins a run, or goes on with it."""
     monkeypatch.setattr(os, "fsync", lambda handle: None)  # no power cut here, and it takes most of the time
 
-    def start(folder, fuse=None, *overrides, engine=Chain):
+    def start(folder, fuse=None, *overrides, learner=ChainLearner):
         fuse = Fuse() if fuse is None else fuse
         config = slide_set.config(folder, *(SETTINGS + overrides))
         begun = run_folder.begin(config, NETWORK, resume=True)
-        optimiser = Optimiser()
-        made = engine(optimiser, fuse)
+        made = learner(fuse, BROKEN)
         if begun is not None:
             made.load_state(begun[0])
         with monkeypatch.context() as patch:
             for module, name in (
-                (loop, "save_checkpoint"),
-                (loop, "write_text"),
-                (loop.shutil, "copyfile"),
-                (loop.Scalars, "flush"),
+                (keeping, "save_checkpoint"),
+                (keeping, "write_text"),
+                (keeping.shutil, "copyfile"),
+                (keeping.Scalars, "flush"),
             ):
                 patch.setattr(module, name, fuse.around(name, getattr(module, name)))
-            patch.setattr(loop, "save_weights", fuse.around("save_weights", write_nothing_but_bias))
             sources = FakeSource("t", 7), FakeSource("v", 3)
             resumed = None if begun is None else begun[1]
-            return Trainer(config, made, optimiser, *sources, resumed=resumed, prepare=numbered).run()
+            return Trainer(config, made, *sources, resumed=resumed, prepare=numbered).run()
 
     return start
-
-
-def write_nothing_but_bias(path, network, state):
-    np.savetxt(path, state["output/bias"])
 
 
 def outcome(folder):
@@ -191,9 +122,7 @@ def test_the_undisturbed_run(whole):
 
 def test_cut_off_at_every_moment(run, whole, tmp_path):
     expected, fuse = whole
-    assert {"before save_checkpoint", "after save_checkpoint", "after copyfile", "before save_weights"} <= set(
-        fuse.names
-    )
+    assert {"before save_checkpoint", "after save_checkpoint", "after copyfile", "before export"} <= set(fuse.names)
     for moment in range(1, fuse.count + 1):
         folder = tmp_path / str(moment)
         with pytest.raises(Crash):
@@ -255,22 +184,22 @@ def test_a_signal_finishes_the_step_and_saves(run, whole, tmp_path, number, mome
     expected, _ = whole
     before = signal.getsignal(number)
 
-    class Signalled(Chain):
+    class Signalled(ChainLearner):
         def _sent(self, at):
             if at == moment and self._state["optimiser/steps"] >= 4:
                 os.kill(os.getpid(), number)
                 wait_for_watcher()
 
-        def train_batch(self, canvases, labels):
+        def update(self, samples):
             self._sent("update")
-            return super().train_batch(canvases, labels)
+            return super().update(samples)
 
-        def predict(self, canvas, label):
+        def predict(self, sample):
             self._sent("prediction")
-            return super().predict(canvas, label)
+            return super().predict(sample)
 
     with pytest.raises(Interrupted) as stop:
-        run(tmp_path / "stopped", None, engine=Signalled)
+        run(tmp_path / "stopped", None, learner=Signalled)
     updates = 5 if moment == "update" else 6
     assert stop.value.signal == number
     assert str(stop.value) == "stopped by {} after {} updates, saved in {}; go on with --resume".format(
@@ -291,15 +220,15 @@ def wait_for_watcher():
 
 @pytest.mark.parametrize("steps", [2, 3, 5])
 def test_a_loss_that_is_no_number_leaves_the_checkpoint_before_it(run, tmp_path, steps):
-    class Diverging(Chain):
-        def train_batch(self, canvases, labels):
-            predictions = super().train_batch(canvases, labels)
+    class Diverging(ChainLearner):
+        def update(self, samples):
+            found = super().update(samples)
             if self._state["optimiser/steps"] == steps + 1:
-                return [predictions[0]._replace(loss=float("nan"))] + predictions[1:]
-            return predictions
+                return [(float("nan"),) + found[0][1:]] + found[1:]
+            return found
 
     with pytest.raises(TrainingError) as caught:
-        run(tmp_path, None, "train.checkpoint_every_updates=1", engine=Diverging)
+        run(tmp_path, None, "train.checkpoint_every_updates=1", learner=Diverging)
     assert str(caught.value).startswith("the loss of slide t")
     assert "; the checkpoint after {} updates is kept; lower train.learning_rate".format(steps) in str(caught.value)
     arrays, values = load_checkpoint(str(tmp_path / "last.npz"), NETWORK)
@@ -309,15 +238,15 @@ def test_a_loss_that_is_no_number_leaves_the_checkpoint_before_it(run, tmp_path,
 def test_weights_that_are_no_numbers_are_not_saved(run, tmp_path):
     """An update may spoil the weights with a loss that was still fine."""
 
-    class Spoiled(Chain):
-        def train_batch(self, canvases, labels):
-            predictions = super().train_batch(canvases, labels)
+    class Spoiled(ChainLearner):
+        def update(self, samples):
+            found = super().update(samples)
             if self._state["optimiser/steps"] == 4:
                 self._state["output/bias"][1] = np.inf
-            return predictions
+            return found
 
     with pytest.raises(TrainingError, match="after 4 updates output/bias holds numbers that are not finite; the check"):
-        run(tmp_path, None, "train.checkpoint_every_updates=1", engine=Spoiled)
+        run(tmp_path, None, "train.checkpoint_every_updates=1", learner=Spoiled)
     assert load_checkpoint(str(tmp_path / "last.npz"), NETWORK)[1]["run"]["updates"] == 3
 
 

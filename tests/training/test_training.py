@@ -12,6 +12,7 @@ from whole_slide_cnn.running import assembly
 from whole_slide_cnn.running.checkpoint import load_checkpoint
 from whole_slide_cnn.slides.canvas import SlideCanvas
 from whole_slide_cnn.training import loop
+from whole_slide_cnn.training.engine_learner import EngineLearner
 from whole_slide_cnn.training.loop import Trainer
 
 EXACT = ("model.compute=float64", "train.learning_rate=1.0e-3")
@@ -41,7 +42,9 @@ class Workshop:
         engine, optimiser = self.engine(config)
         sources = assembly.open_splits(config, "train")
         try:
-            return Trainer(config, engine, optimiser, sources["train"], sources.get("val")).run(), engine.weights()
+            return Trainer(
+                config, EngineLearner(engine, optimiser), sources["train"], sources.get("val")
+            ).run(), engine.weights()
         finally:
             for source in sources.values():
                 source.close()

@@ -6,7 +6,7 @@ the code for the last few elements differ.)
 """
 
 from types import ModuleType
-from typing import Any, NamedTuple, Optional
+from typing import Any, List, NamedTuple, Optional
 
 import numpy as np
 
@@ -58,7 +58,7 @@ class ColourMap:
         self._hue = _hue_tables(parameters)
         self.is_identity = self._stain is None and self._levels is None and self._hue is None
 
-    def __call__(self, pixels):
+    def __call__(self, pixels: Any) -> Any:
         """New colours of uint8 (height, width, 3), as an array of the same kind."""
         if self.is_identity or not pixels.size:
             return pixels
@@ -71,7 +71,7 @@ class ColourMap:
             planes = self._turn(planes, self._hue)
         return self._xp.stack(planes, axis=-1)
 
-    def _turn(self, planes, tables: HueTables):
+    def _turn(self, planes: List[Any], tables: HueTables) -> List[Any]:
         """Hue, saturation and value of the hexagonal cone. A pixel without colour has the hue of red."""
         xp = self._xp
         red, green, blue = planes
@@ -87,7 +87,7 @@ class ColourMap:
         value = self._look_up(tables.value, value)
         return [self._channel(hue, chroma, value, turn * _SEXTANT) for turn in (5, 3, 1)]
 
-    def _hue_of(self, planes, value, difference, tables: HueTables):
+    def _hue_of(self, planes: List[Any], value: Any, difference: Any, tables: HueTables) -> Any:
         """New hue in steps from 0 to _CIRCLE: int16."""
         xp = self._xp
         red, green, blue = (plane.astype(np.int16) for plane in planes)
@@ -102,7 +102,7 @@ class ColourMap:
         )
         return _wrapped(hue)
 
-    def _channel(self, hue, chroma, value, turn: int):
+    def _channel(self, hue: Any, chroma: Any, value: Any, turn: int) -> Any:
         """One channel: the value, less the chroma times a trapezium of the hue."""
         xp = self._xp
         place = _wrapped(hue + turn)
@@ -147,7 +147,7 @@ def _stain_change(parameters: TransformParameters) -> Optional[Recolouring]:
     return recolouring(RUIFROK, RUIFROK.tilted(angles, parameters.stain_directions), strengths)
 
 
-def _wrapped(hue):
+def _wrapped(hue: Any) -> Any:
     """Hue from -_CIRCLE to 2 * _CIRCLE brought to one turn, in place: int16."""
     hue += (hue < 0).astype(np.int16) * _CIRCLE
     hue -= (hue >= _CIRCLE).astype(np.int16) * _CIRCLE

@@ -4,7 +4,7 @@ The rectangles around rotated tiles overlap by half, and the halos of windows on
 slide's pixels are read once.
 """
 
-from typing import Optional
+from typing import Optional, Tuple
 
 import numpy as np
 
@@ -81,6 +81,6 @@ class BlockSource:
         return pixels
 
 
-def _slices(part: Window, window: Window):
+def _slices(part: Window, window: Window) -> Tuple[slice, slice]:
     top, left = part.top - window.top, part.left - window.left
     return slice(top, top + part.height), slice(left, left + part.width)

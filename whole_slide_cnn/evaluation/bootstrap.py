@@ -11,7 +11,7 @@ The intervals are percentiles of the replicates. With few groups (a dozen) they 
 
 import dataclasses
 import math
-from typing import Dict, Hashable, Iterable, Sequence
+from typing import Any, Dict, Hashable, Iterable, Sequence
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -76,7 +76,7 @@ def group_weights(groups: Sequence[int], replicates: int = REPLICATES, seed: int
     return times[:, member]
 
 
-def weighted_auc(labels, scores, weights) -> np.ndarray:
+def weighted_auc(labels: Any, scores: Any, weights: np.ndarray) -> np.ndarray:
     """The AUC in every replicate: (replicates,), nan where a class is absent.
 
     Args:
@@ -102,7 +102,7 @@ def weighted_auc(labels, scores, weights) -> np.ndarray:
         return (positive * below).sum(axis=1) / (positive.sum(axis=1) * negative.sum(axis=1))
 
 
-def weighted_mean(values, weights) -> np.ndarray:
+def weighted_mean(values: Any, weights: np.ndarray) -> np.ndarray:
     """The mean of values (cases,) in every replicate: (replicates,), nan where no case with a value was drawn.
 
     Cases without a value (nan) do not count.

@@ -66,7 +66,7 @@ def probabilities(cases: Sequence[CaseScore], classes: int) -> np.ndarray:
     return np.array([case.probabilities for case in cases], np.float64).reshape(-1, classes)
 
 
-def write_case_scores(path: str, cases: Sequence[CaseScore], classes: Sequence[str]):
+def write_case_scores(path: str, cases: Sequence[CaseScore], classes: Sequence[str]) -> None:
     """Write ``case_id,slides,label,p_<class>...,prediction``, one line per case, atomically; several labels are
     separated by semicolons.
 

@@ -8,6 +8,7 @@ Where the data do not define a number it is ``nan`` and ``note`` says why; nothi
 
 import dataclasses
 import math
+from typing import Any, Tuple
 
 import numpy as np
 from scipy.special import expit, logit, ndtri
@@ -43,7 +44,7 @@ class DelongTest:
     note: str = ""
 
 
-def auc_interval(labels, scores, confidence=CONFIDENCE, interval="normal") -> Auc:
+def auc_interval(labels: Any, scores: Any, confidence: float = CONFIDENCE, interval: str = "normal") -> Auc:
     """The AUC of one score.
 
     Args:
@@ -74,7 +75,7 @@ def auc_interval(labels, scores, confidence=CONFIDENCE, interval="normal") -> Au
     return Auc(value, error, low, high, confidence, positives, negatives, note)
 
 
-def auc_covariance(labels, scores):
+def auc_covariance(labels: Any, scores: Any) -> Tuple[np.ndarray, np.ndarray]:
     """AUCs of several scores of the same cases, and the covariance of these AUCs.
 
     Args:
@@ -97,7 +98,7 @@ def auc_covariance(labels, scores):
     return aucs, _variance(wins_of_positives, wins_of_negatives)
 
 
-def delong_test(labels, first, second) -> DelongTest:
+def delong_test(labels: Any, first: Any, second: Any) -> DelongTest:
     """Test whether two scores of the same cases have equal AUCs (two-sided).
 
     Args:

@@ -2,6 +2,7 @@
 
 import csv
 import math
+from typing import Any, Sequence
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -19,7 +20,7 @@ RATE = "learning_rate"
 SETS = (("train", "training", ":"), ("val", "validation", "-"))  # prefix, name, line style
 
 
-def plot_roc(path, labels, probabilities, classes):
+def plot_roc(path: str, labels: Any, probabilities: Any, classes: Sequence[str]) -> None:
     """Draw one one-vs-rest ROC curve per class, its AUC and 95 % interval in the legend.
 
     A class without positives or without negatives has no curve and is listed as undefined.
@@ -50,7 +51,7 @@ def plot_roc(path, labels, probabilities, classes):
     _save(figure, path)
 
 
-def plot_learning_curves(path, log_path):
+def plot_learning_curves(path: str, log_path: str) -> None:
     """Draw loss and accuracy over epochs, training dotted, validation solid (2021, Fig. 3), and the learning rate.
 
     Args:
@@ -93,13 +94,13 @@ def _figure(columns, inches):
     return figure, axes
 
 
-def _save(figure, path):
+def _save(figure: Figure, path: str) -> None:
     figure.tight_layout()
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png")
 
 
-def plain(text):
+def plain(text: str) -> str:
     """Text without meaning to matplotlib, which reads what stands between dollar signs as a formula."""
     return text.replace("$", r"\$")
 

@@ -71,7 +71,9 @@ class Report:
         return _table(self)
 
 
-def evaluate(labels, probabilities, classes, loss=None, unit="slides") -> Report:
+def evaluate(
+    labels: Any, probabilities: Any, classes: Sequence[str], loss: Optional[float] = None, unit: str = "slides"
+) -> Report:
     """Accuracy, and one-vs-rest AUC of each class with DeLong's 95 % interval.
 
     Args:
@@ -114,7 +116,7 @@ def evaluate(labels, probabilities, classes, loss=None, unit="slides") -> Report
     )
 
 
-def positives_of(labels, classes: int) -> np.ndarray:
+def positives_of(labels: Any, classes: int) -> np.ndarray:
     """Which classes each slide or case belongs to: bool (n, classes).
 
     Args:
@@ -132,7 +134,7 @@ def positives_of(labels, classes: int) -> np.ndarray:
     return labels[:, np.newaxis] == np.arange(classes)
 
 
-def evaluate_scores(scores, classes, loss=None) -> Report:
+def evaluate_scores(scores: Sequence[SlideScore], classes: Sequence[str], loss: Optional[float] = None) -> Report:
     """:func:`evaluate` on :class:`SlideScore` objects; an unusable score is reported with the slide's name.
 
     Raises:
@@ -179,12 +181,11 @@ def merge_scores(parts: Sequence[Sequence[SlideScore]], slide_ids: Optional[Sequ
 
 def mean_loss(scores: Sequence[SlideScore]) -> Optional[float]:
     """Mean loss of scores, or None where one has none."""
-    losses = [score.loss for score in scores]
-    known = [loss for loss in losses if loss is not None]
-    return float(np.mean(known)) if known and len(known) == len(losses) else None
+    losses = [score.loss for score in scores if score.loss is not None]
+    return float(np.mean(losses)) if losses and len(losses) == len(scores) else None
 
 
-def write_scores(path, scores, classes):
+def write_scores(path: str, scores: Sequence[SlideScore], classes: Sequence[str]) -> None:
     """Write ``case_id,slide_id,label,p_<class>...,prediction``, one line per slide, atomically.
 
     Labels and predictions are class names; probabilities are written so that reading them gives the same floats.
@@ -201,7 +202,7 @@ def write_scores(path, scores, classes):
             writer.writerow(row)
 
 
-def read_scores(path):
+def read_scores(path: str) -> Tuple[List[SlideScore], Tuple[str, ...]]:
     """Read what :func:`write_scores` wrote.
 
     Returns:
@@ -222,7 +223,7 @@ def read_scores(path):
     return scores, classes
 
 
-def write_scores_json(path, scores, slide_paths):
+def write_scores_json(path: str, scores: Sequence[SlideScore], slide_paths: Sequence[str]) -> None:
     """Write a JSON list of ``{"slide_path", "y_true", "y_pred"}``, atomically.
 
     ``y_true`` is the class index and ``y_pred`` the list of probabilities: the form of the 2021 reference's results.
@@ -243,7 +244,7 @@ def write_scores_json(path, scores, slide_paths):
     write_text(path, json.dumps(rows, indent=4, ensure_ascii=False) + "\n")
 
 
-def format_auc(auc) -> str:
+def format_auc(auc: Auc) -> str:
     """An AUC with its interval in a few characters, such as ``0.931 (0.884 to 0.978)``."""
     if math.isnan(auc.value):
         return "undefined"
@@ -252,7 +253,7 @@ def format_auc(auc) -> str:
     return "{:.3f} ({:.3f} to {:.3f})".format(auc.value, auc.low, auc.high)
 
 
-def without_nan(value):
+def without_nan(value: Any) -> Any:
     """JSON types, nested, with None in the place of numbers that are not defined (nan)."""
     if isinstance(value, dict):
         return {key: without_nan(item) for key, item in value.items()}
@@ -261,18 +262,18 @@ def without_nan(value):
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def _header(classes):
+def _header(classes: Sequence[str]) -> List[str]:
     return list(_LEADING) + [_PREFIX + name for name in classes] + [_LAST]
 
 
-def _classes_of(header, path):
+def _classes_of(header: List[str], path: str) -> Tuple[str, ...]:
     classes = tuple(column[len(_PREFIX) :] for column in header[len(_LEADING) : -1])
     if not classes or header != _header(classes):
         raise WholeSlideError("{}: expected the header {}".format(path, ",".join(_header(("<class>...",)))))
     return classes
 
 
-def _parse_row(row, classes, path, line):
+def _parse_row(row: Sequence[str], classes: Tuple[str, ...], path: str, line: int) -> SlideScore:
     where = "{}: line {}".format(path, line)
     if len(row) != len(classes) + len(_LEADING) + 1:
         raise WholeSlideError("{} has {} columns instead of {}".format(where, len(row), len(_header(classes))))
@@ -285,7 +286,7 @@ def _parse_row(row, classes, path, line):
     return SlideScore(row[0], row[1], classes.index(row[2]), probabilities)
 
 
-def _table(report):
+def _table(report: Report) -> str:
     width = max([len("class")] + [len(entry.name) for entry in report.classes])
     percent = "{:.0f} %".format(100 * report.classes[0].auc.confidence)
     lines = ["{} {}, accuracy {:.3f}".format(report.slides, report.unit, report.accuracy)]
@@ -300,7 +301,7 @@ def _table(report):
     return "\n".join(lines) + "\n"
 
 
-def _renamed(value, old, new):
+def _renamed(value: Any, old: str, new: str) -> Any:
     """Nested dictionaries and lists with a key renamed, and without the key ``unit``."""
     if isinstance(value, dict):
         return {new if key == old else key: _renamed(item, old, new) for key, item in value.items() if key != "unit"}

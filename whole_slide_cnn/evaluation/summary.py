@@ -3,6 +3,7 @@
 from typing import Any, Mapping, Optional, Sequence, Tuple
 
 from whole_slide_cnn.evaluation.cases import RULE
+from whole_slide_cnn.evaluation.delong import Auc
 from whole_slide_cnn.evaluation.scores import Report, format_auc
 
 _VERSIONS = ("whole_slide_cnn", "python", "tensorflow", "tensorflow-gpu", "numpy")
@@ -50,7 +51,7 @@ def _table(report: Report) -> str:
     return _rows(header, rows)
 
 
-def _auc(auc) -> str:
+def _auc(auc: Auc) -> str:
     return "{}: {}".format(format_auc(auc), auc.note) if auc.note else format_auc(auc)
 
 

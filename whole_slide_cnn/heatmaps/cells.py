@@ -15,6 +15,7 @@ from whole_slide_cnn.models.layers import Trunk
 from whole_slide_cnn.sizes import Size
 from whole_slide_cnn.slides.canvas import Placement, SlideCanvas
 
+_BICUBIC = Image.BICUBIC  # type: ignore[attr-defined]  # by its name in all versions of Pillow
 _SUPPORT = 2  # cells on either side that a bicubic value depends on
 
 
@@ -39,7 +40,7 @@ class CellAxis(NamedTuple):
         """Positions of all cells."""
         return self.first + self.step * np.arange(self.cells)
 
-    def in_cells(self, position):
+    def in_cells(self, position: Any) -> Any:
         """A position counted in cells, 0 at the first cell's own."""
         return (position - self.first) / self.step
 
@@ -59,6 +60,7 @@ class CellGrid(NamedTuple):
 
     @property
     def cells(self) -> Size:
+        """How many there are."""
         return Size(self.rows.cells, self.columns.cells)
 
     def resample(self, values: np.ndarray, size: Size, pixel: Tuple[float, float]) -> np.ndarray:
@@ -80,12 +82,14 @@ class CellGrid(NamedTuple):
         if all(span.first < span.stop for span in spans):
             rows, columns = spans
             padded = np.pad(np.asarray(values, np.float32), [span.padding for span in spans], mode="edge")
-            resized: Any = Image.fromarray(padded).resize(
+            resized = Image.fromarray(padded).resize(
                 (columns.stop - columns.first, rows.stop - rows.first),
-                Image.BICUBIC,  # type: ignore[attr-defined]
+                _BICUBIC,
                 (columns.box[0], rows.box[0], columns.box[1], rows.box[1]),
             )
-            image[rows.first : rows.stop, columns.first : columns.stop] = np.clip(resized, values.min(), values.max())
+            image[rows.first : rows.stop, columns.first : columns.stop] = np.clip(
+                np.asarray(resized), values.min(), values.max()
+            )
         return image
 
 

@@ -104,7 +104,7 @@ def add_bar(image: np.ndarray, name: str) -> np.ndarray:
     return joined
 
 
-def write_image(path: str, image: np.ndarray):
+def write_image(path: str, image: np.ndarray) -> None:
     """Replace a PNG file by uint8 (height, width, 3), atomically."""
     with replacing(path) as temporary:
         Image.fromarray(image).save(temporary, format="PNG")

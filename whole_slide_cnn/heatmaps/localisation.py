@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Optional, Sequence, Tuple
+from typing import List, Optional, Sequence, Tuple
 
 import numpy as np
 from sklearn.metrics import roc_auc_score
@@ -59,7 +59,7 @@ def localise(
     )
 
 
-def _ious(values: np.ndarray, truth: np.ndarray, thresholds: Sequence[float]):
+def _ious(values: np.ndarray, truth: np.ndarray, thresholds: Sequence[float]) -> List[float]:
     """Intersection over union at every threshold; nan where neither map nor mask marks a pixel."""
     inside, outside = (np.sort(part) for part in (values[truth], values[~truth]))
     common, beside = (len(part) - np.searchsorted(part, thresholds) for part in (inside, outside))

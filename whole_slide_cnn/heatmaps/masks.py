@@ -10,6 +10,8 @@ from PIL import Image
 from whole_slide_cnn.errors import WholeSlideError
 from whole_slide_cnn.sizes import Size
 
+_NEAREST = Image.NEAREST  # type: ignore[attr-defined]  # by its name in all versions of Pillow
+
 
 def mask_path(folder: str, slide: str) -> Optional[str]:
     """The file of a slide's mask in a folder, ``<slide>.png`` with or without the slide's own extension; None where
@@ -30,6 +32,6 @@ def read_mask(path: str, size: Size) -> np.ndarray:
                 raise WholeSlideError(
                     "mask {} has {} x {} px, which is not the shape of its slide".format(path, *image.size[::-1])
                 )
-            return np.asarray(image.convert("L").resize(size[::-1], Image.NEAREST)) > 0  # type: ignore[attr-defined]
+            return np.asarray(image.convert("L").resize(size[::-1], _NEAREST)) > 0
     except (OSError, Image.DecompressionBombError) as error:
         raise WholeSlideError("mask {} cannot be read: {}".format(path, error)) from error

@@ -12,24 +12,28 @@ from whole_slide_cnn.files import replacing
 from whole_slide_cnn.models.network import Network
 from whole_slide_cnn.models.weights import METADATA_KEY, read_npz
 
-# What decides whether weights fit. Pooling and activation have no weights, but change what a model means.
-_IDENTITY = ("backbone", "pooling", "activation", "classes")
+# What decides whether a network's weights fit. Pooling and activation have no weights, but change what a model means.
+_NETWORK_IDENTITY = ("backbone", "pooling", "activation", "classes")
 
 
-def save_checkpoint(path: str, network: Network, state: Dict[str, np.ndarray], progress: Dict[str, Any]):
+def save_checkpoint(path: str, model: Any, state: Dict[str, np.ndarray], progress: Dict[str, Any]):
     """Write a checkpoint.
 
     Args:
-        state: weights and optimiser state, as :meth:`whole_slide_cnn.engines.interface.Engine.state` gives them.
+        model: what the weights are of: a network, or any other frozen dataclass of values that JSON can hold.
+        state: weights and optimiser state, such as :meth:`whole_slide_cnn.engines.interface.Engine.state` gives them.
         progress: anything JSON can hold.
     """
-    metadata = json.dumps({"network": dataclasses.asdict(network), "progress": progress})
+    metadata = json.dumps({"network": dataclasses.asdict(model), "progress": progress})
     with replacing(path) as temporary, open(temporary, "wb") as stream:
         np.savez(stream, **{METADATA_KEY: np.array(metadata)}, **state)  # type: ignore[arg-type]
 
 
-def load_checkpoint(path: str, network: Network) -> Tuple[Dict[str, np.ndarray], Dict[str, Any]]:
+def load_checkpoint(path: str, model: Any) -> Tuple[Dict[str, np.ndarray], Dict[str, Any]]:
     """Read a checkpoint back: state and progress.
+
+    Args:
+        model: what it shall be of; in anything but a network, all values have to be the same.
 
     Raises:
         WeightsError: the file is missing, broken, no checkpoint, or of another model.
@@ -42,10 +46,10 @@ def load_checkpoint(path: str, network: Network) -> Tuple[Dict[str, np.ndarray],
         found, progress = dict(metadata["network"]), metadata["progress"]
     except Exception as error:  # a broken file makes zipfile and NumPy raise almost anything
         raise WeightsError("{} is not a checkpoint of this program, or is broken ({})".format(path, error)) from error
-    wanted = dataclasses.asdict(network)
+    wanted = json.loads(json.dumps(dataclasses.asdict(model)))
     different = [
         "{} is {}, the configuration says {}".format(key, found.get(key), wanted[key])
-        for key in _IDENTITY
+        for key in (_NETWORK_IDENTITY if isinstance(model, Network) else wanted)
         if found.get(key) != wanted[key]
     ]
     if different:

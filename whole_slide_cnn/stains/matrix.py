@@ -33,7 +33,8 @@ class StainMatrix:
             vector = getattr(self, name)
             if len(vector) != 3 or not abs(math.sqrt(sum(value * value for value in vector)) - 1) < _UNIT:
                 raise ValueError("{} must be three numbers of length 1, not {}".format(name, vector))
-        if np.linalg.norm(np.cross(self.vectors()[0], self.vectors()[1])) < _APART:
+        first, second = self.vectors()
+        if np.linalg.norm(np.cross(first, second)) < _APART:
             raise ValueError("haematoxylin {} and eosin {} have one colour".format(self.haematoxylin, self.eosin))
 
     @classmethod

@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import dataclass
-from typing import Any, Dict, List, NamedTuple, Tuple
+from typing import Dict, List, NamedTuple, Sequence, Tuple
 
 import numpy as np
 from PIL import Image
@@ -26,6 +26,9 @@ class Photograph(NamedTuple):
     name: str
 
 
+Parts = Dict[str, List[Photograph]]  # photographs by class
+
+
 class PhotographSource:
     """Photographs by class.
 
@@ -35,7 +38,7 @@ class PhotographSource:
 
     photographs: Tuple[Photograph, ...]
 
-    def load(self, photograph):
+    def load(self, photograph: Photograph) -> np.ndarray:
         """The pixels of a photograph: uint8 (height, width, 3), RGB."""
         raise NotImplementedError
 
@@ -67,6 +70,7 @@ class ProceduralPhotographs(PhotographSource):
 
     @property
     def photographs(self) -> Tuple[Photograph, ...]:  # type: ignore[override]
+        """All of them, sorted by class, source and variant."""
         return tuple(
             Photograph(label, "s{:03d}".format(source), "s{:03d}_{}".format(source, variant))
             for label in self.classes
@@ -133,7 +137,7 @@ def _source_of(name):
     return stem.rsplit("_", 1)[0] if "_" in stem else stem
 
 
-def split_by_source(photographs, seed):
+def split_by_source(photographs: Sequence[Photograph], seed: int) -> Dict[str, Parts]:
     """Divide photographs into train, val and test so that no source is in two of them.
 
     Args:
@@ -146,7 +150,7 @@ def split_by_source(photographs, seed):
     Raises:
         WholeSlideError: a class has too few sources.
     """
-    parts: Dict[str, Dict[str, Any]] = {split: {} for split in SPLITS}
+    parts: Dict[str, Parts] = {split: {} for split in SPLITS}
     for label in sorted({photograph.label for photograph in photographs}):
         members = sorted(photograph for photograph in photographs if photograph.label == label)
         owner = _owners(sorted({photograph.source for photograph in members}), label, seed)
@@ -169,7 +173,7 @@ def _owners(sources, label, seed):
     return {sources[index]: name for index, name in zip(order, names)}
 
 
-def group_by_source(parts, size, seed):
+def group_by_source(parts: Parts, size: int, seed: int) -> List[Parts]:
     """Divide the photographs of one split into groups that share no source.
 
     Args:
@@ -189,7 +193,7 @@ def group_by_source(parts, size, seed):
         raise WholeSlideError(
             "class {!r} has {} source photographs in a split; a group needs {}".format(label, fewest, size)
         )
-    groups: List[Dict[str, Any]] = [{} for _ in range(fewest // size)]
+    groups: List[Parts] = [{} for _ in range(fewest // size)]
     for label, names in sorted(sources.items()):
         order = random_stream(seed, "group", label).permutation(len(names))
         owner = {names[index]: position % len(groups) for position, index in enumerate(order)}

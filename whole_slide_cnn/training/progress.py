@@ -1,43 +1,43 @@
 """How far a run is: everything but weights and optimiser state that it needs to go on as if it had never stopped."""
 
 import dataclasses
-import math
-from typing import Any, Dict, NamedTuple, Tuple
+from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
 
-import numpy as np
-
-from whole_slide_cnn.engines.interface import Prediction
 from whole_slide_cnn.training.schedule import ScheduleState
 
 
-class Means(NamedTuple):
-    """Mean loss and accuracy over slides; nan where there were none."""
-
-    loss: float
-    accuracy: float
-
-
 class Tally(NamedTuple):
-    """Sums over slides, from which :class:`Means` come."""
+    """Sums over slides, of whatever a learner measures; see :class:`whole_slide_cnn.training.learner.Learner`.
 
-    slides: int = 0
-    loss: float = 0.0
-    right: int = 0
+    Attributes:
+        slides: how many.
+        sums: over them.
+    """
 
-    def add(self, prediction: Prediction, label: int) -> "Tally":
+    slides: int
+    sums: Tuple[float, ...]
+
+    def add(self, measures: Sequence[float]) -> "Tally":
         """The tally with one more slide."""
-        right = int(np.argmax(prediction.probabilities)) == label
-        return Tally(self.slides + 1, self.loss + float(prediction.loss), self.right + right)
+        return self.join(Tally(1, tuple(measures)))
 
     def join(self, other: "Tally") -> "Tally":
         """The tally of the slides of both."""
-        return Tally(self.slides + other.slides, self.loss + other.loss, self.right + other.right)
+        assert len(self.sums) == len(other.sums), "{} and {} are not of the same learner".format(self, other)
+        return Tally(self.slides + other.slides, tuple(mine + its for mine, its in zip(self.sums, other.sums)))
 
-    def means(self) -> Means:
-        """Means over the slides so far."""
-        if not self.slides:
-            return Means(math.nan, math.nan)
-        return Means(self.loss / self.slides, self.right / self.slides)
+    def cleared(self) -> "Tally":
+        """The tally of no slides."""
+        return Tally(0, tuple(type(value)() for value in self.sums))
+
+    def to_json(self) -> List[float]:
+        """A flat list; :meth:`from_json` reads it back."""
+        return [self.slides, *self.sums]
+
+    @classmethod
+    def from_json(cls, values: Sequence[float]) -> "Tally":
+        """Back from :meth:`to_json`."""
+        return cls(int(values[0]), tuple(values[1:]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,10 +58,10 @@ class Progress:
     schedule: ScheduleState
     updates: int = 0
     positions: Tuple[int, ...] = (0,)
-    trained: Tally = Tally()
+    trained: Tally = Tally(0, ())
     seconds: float = 0.0
     val_position: int = 0
-    validated: Tally = Tally()
+    validated: Tally = Tally(0, ())
     rows: Tuple[Dict[str, Any], ...] = ()
 
     @property
@@ -81,11 +81,13 @@ class Progress:
 
     def after_epoch(self, schedule: ScheduleState, row: Dict[str, Any]) -> "Progress":
         """One epoch further."""
-        return Progress(schedule, self.updates, self.positions, rows=self.rows + (row,))
+        trained, validated = self.trained.cleared(), self.validated.cleared()
+        return Progress(schedule, self.updates, self.positions, trained, 0.0, 0, validated, self.rows + (row,))
 
     def to_json(self) -> Dict[str, Any]:
         """In types that JSON can hold without loss."""
-        return dataclasses.asdict(self)
+        values = dataclasses.asdict(self)
+        return dict(values, trained=self.trained.to_json(), validated=self.validated.to_json())
 
     @classmethod
     def from_json(cls, values: Dict[str, Any]) -> "Progress":
@@ -95,8 +97,8 @@ class Progress:
                 values,
                 schedule=ScheduleState(**values["schedule"]),
                 positions=tuple(values["positions"]),
-                trained=Tally(*values["trained"]),
-                validated=Tally(*values["validated"]),
+                trained=Tally.from_json(values["trained"]),
+                validated=Tally.from_json(values["validated"]),
                 rows=tuple(values["rows"]),
             )
         )

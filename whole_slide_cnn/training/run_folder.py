@@ -41,11 +41,12 @@ class Resumption(NamedTuple):
 
 
 def begin(
-    config: TrainConfig, network: Network, resume: bool = False, overwrite: bool = False, processes: int = 1
+    config: TrainConfig, model: Any, resume: bool = False, overwrite: bool = False, processes: int = 1
 ) -> Optional[Tuple[Dict[str, np.ndarray], Resumption]]:
     """Ready the result folder of a run; None where the run begins, or the state and progress that it goes on from.
 
     Args:
+        model: what is trained; see :func:`whole_slide_cnn.running.checkpoint.load_checkpoint`.
         resume: go on from the checkpoint where there is one; where there is neither one nor a result, begin.
         overwrite: remove an earlier run first.
         processes: how many train together.
@@ -74,7 +75,7 @@ def begin(
     if not held:
         return None
     path = os.path.join(folder, LAST)
-    state, values = load_checkpoint(path, network)
+    state, values = load_checkpoint(path, model)
     if "run" not in values:
         raise WeightsError("checkpoint {} says nothing about how far its run is, and cannot be resumed".format(path))
     _check_origin(path, values["origin"], origin(config, processes))
