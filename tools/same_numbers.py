@@ -175,6 +175,7 @@ GRAPH_PLANS = {
 }
 _GRAPH_LIMITS = "--limit 4MB --smallest 64KiB --device-memory 5MB --page 64KiB"
 _GRAPH_MACHINE = "--device-memory 5MB --page 64KiB"
+REFUSED = "refused.json"  # what is recorded of a plan that there is none of
 
 
 class NumbersError(Exception):
@@ -618,11 +619,15 @@ def _extract(place):
 def record_graph_plan(name: str, place: Workplace, item: Item):
     """A plan of that graph, and its simulation."""
     extracted(place)
-    words = ("-m", "graph_tools", "plan", "graph.json", "plan.json")
-    place.checkout.run(words + tuple(_GRAPH_LIMITS.split()) + tuple(GRAPH_PLANS[name].split()))
-    item.values("plan.json", read_json(place.path("plan.json")))
-    shutil.copy(place.path("plan.json"), place.inputs("plans", name + ".json"))
-    simulated(place, ("graph.json", "plan.json"), item)
+    words = ("-m", "graph_tools", "plan", "graph.json", name + ".json")
+    place.checkout.run(words + tuple(_GRAPH_LIMITS.split()) + tuple(GRAPH_PLANS[name].split()), codes=(0, 2))
+    path = place.path(name + ".json")
+    if not os.path.exists(path):  # by the integer program, where SciPy has no solver
+        item.values(REFUSED, True)
+        return
+    item.values("plan.json", read_json(path))
+    shutil.copy(path, place.inputs("plans", name + ".json"))
+    simulated(place, ("graph.json", name + ".json"), item)
 
 
 def simulated(place: Workplace, files: Sequence[str], item: Item):
@@ -641,6 +646,9 @@ def record_plain(place: Workplace, item: Item):
 
 def record_given_plan(name: str, place: Workplace, item: Item):
     """The simulation of a graph and a plan that an earlier checkout wrote."""
+    if not os.path.exists(os.path.join(place.given("plans"), name + ".json")):
+        item.values(REFUSED, True)
+        return
     simulated(place, (place.given("graph.json"), place.given("plans", name + ".json")), item)
 
 
