@@ -832,7 +832,7 @@ def exactness(options) -> int:
             key = "{} {}".format(name, case)
             try:
                 found = benchmark.compute(name, case)
-            except AssertionError as error:  # the engine has nothing to compute again there
+            except Exception as error:  # such as where an engine has nothing to compute again
                 errors[key] = {"refused": str(error)}
                 continue
             error, where = benchmark.largest_error(found, reference)
@@ -884,7 +884,7 @@ def compare(options) -> int:
             said = "missing " + ("before" if name not in before else "after")
         else:
             folders = [os.path.join(folder, *name.split("/")) for folder in (options.before, options.after)]
-            count, found = compare_items(folders[0], folders[1], renamed)
+            count, found = compare_items(folders[0], folders[1], renamed, options.added)
             said = summary(count, found)
         different += not said.startswith(SAME)
         print("{:<34} {}".format(name, said))
@@ -935,9 +935,15 @@ def notes(before: str, after: str) -> Iterator[str]:
             yield "{} was {} before and is {} after".format(key, old.get(key), new.get(key))
 
 
-def compare_items(before: str, after: str, renamed: Dict[str, str]) -> Tuple[int, List[Difference]]:
-    """How many values two items have together, and where they differ."""
+def compare_items(
+    before: str, after: str, renamed: Dict[str, str], added: Sequence[str] = ()
+) -> Tuple[int, List[Difference]]:
+    """How many values two items have together, and where they differ. Values only the later one has are left out where
+    a key that they are below is named as added."""
     old, new = flat(before, renamed), flat(after, {})
+    for place in [place for place in new if place not in old]:
+        if set(place.partition(": ")[2].split("/")) & set(added):
+            del new[place]
     found = []
     for place in list(old) + [place for place in new if place not in old]:
         if place not in new or place not in old:
@@ -1069,6 +1075,13 @@ def _parser():
         default=[],
         metavar="OLD=NEW",
         help="a key, or a text, and its name after; may be repeated",
+    )
+    comparer.add_argument(
+        "--added",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="a key that is new, and not compared; may be repeated",
     )
     comparer.set_defaults(run=compare)
     helper = commands.add_parser("describe")
