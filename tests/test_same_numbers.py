@@ -117,6 +117,11 @@ def test_renamed_keys_and_texts(make, compare):
     assert compare(before, after, "--rename", "moved=evicted", "--rename", "gmp=maximum")[0] == 0
 
 
+def test_renamed_words_of_a_text(tool):
+    assert tool.reworded("gmp, not gmp2 or a.gmp", {"gmp": "the maximum"}) == "the maximum, not gmp2 or a.the maximum"
+    assert tool.reworded("use streaming", {"use streaming": "use engine: streaming"}) == "use engine: streaming"
+
+
 def test_added_keys(make, compare):
     before, after = make("before"), make("after")
     path = os.path.join(after, "plans", "plan.json")

@@ -969,13 +969,13 @@ def flat(folder: str, renamed: Dict[str, str]) -> Dict[str, Any]:
                 cells = [
                     ("{}/{}".format(r + 1, c + 1), cell) for r, row in enumerate(rows) for c, cell in enumerate(row)
                 ]
-            parts = {place: renamed.get(cell, cell) for place, cell in cells}
+            parts = {place: reworded(cell, renamed) for place, cell in cells}
         found.update({"{}: {}".format(name, place): value for place, value in parts.items()})
     return found
 
 
 def leaves(value, renamed: Dict[str, str], place: str = "") -> Iterator[Tuple[str, Any]]:
-    """Numbers and texts of a JSON value, by their places; keys and whole texts renamed."""
+    """Numbers and texts of a JSON value, by their places; keys, and words of texts, renamed."""
     if isinstance(value, (dict, list)) and not value:
         yield place, "empty"
     elif isinstance(value, dict):
@@ -987,7 +987,14 @@ def leaves(value, renamed: Dict[str, str], place: str = "") -> Iterator[Tuple[st
             for leaf in leaves(part, renamed, "/".join(filter(None, (place, str(index))))):
                 yield leaf
     else:
-        yield place, renamed.get(value, value) if isinstance(value, str) else value
+        yield place, reworded(value, renamed) if isinstance(value, str) else value
+
+
+def reworded(text: str, renamed: Dict[str, str]) -> str:
+    """A text with some of its words replaced."""
+    for old, new in renamed.items():
+        text = re.sub(r"(?<!\w){}(?!\w)".format(re.escape(old)), lambda _, new=new: new, text)
+    return text
 
 
 def differences(place: str, old, new) -> Iterator[Difference]:
@@ -1074,7 +1081,7 @@ def _parser():
         action="append",
         default=[],
         metavar="OLD=NEW",
-        help="a key, or a text, and its name after; may be repeated",
+        help="a key, or words of a text, and what they are after; may be repeated",
     )
     comparer.add_argument(
         "--added",
