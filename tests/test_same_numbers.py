@@ -117,6 +117,25 @@ def test_renamed_keys_and_texts(make, compare):
     assert compare(before, after, "--rename", "moved=evicted", "--rename", "gmp=maximum")[0] == 0
 
 
+def test_renamed_words_of_a_text(tool):
+    assert tool.reworded("gmp, not gmp2 or a.gmp", {"gmp": "the maximum"}) == "the maximum, not gmp2 or a.the maximum"
+    assert tool.reworded("use streaming", {"use streaming": "use engine: streaming"}) == "use engine: streaming"
+
+
+def test_added_keys(make, compare):
+    before, after = make("before"), make("after")
+    path = os.path.join(after, "plans", "plan.json")
+    with open(path, encoding="utf-8") as stream:
+        plans = json.load(stream)
+    plans[0].update(version={"major": 2}, format="new")
+    with open(path, "w", encoding="utf-8") as stream:
+        json.dump(plans, stream)
+    assert compare(before, after, "--added", "version")[0] == 1
+    code, table = compare(before, after, "--added", "version", "--added", "format")
+    assert code == 0 and table["plans"].endswith("same, 4 values")
+    assert compare(after, before, "--added", "version", "--added", "format")[0] == 1
+
+
 def test_errors_are_one_sentence(make, tool, tmp_path, capsys):
     before = make("before")
     for said, arguments in (

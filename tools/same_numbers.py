@@ -175,6 +175,7 @@ GRAPH_PLANS = {
 }
 _GRAPH_LIMITS = "--limit 4MB --smallest 64KiB --device-memory 5MB --page 64KiB"
 _GRAPH_MACHINE = "--device-memory 5MB --page 64KiB"
+REFUSED = "refused.json"  # what is recorded of a plan that there is none of
 
 
 class NumbersError(Exception):
@@ -618,11 +619,15 @@ def _extract(place):
 def record_graph_plan(name: str, place: Workplace, item: Item):
     """A plan of that graph, and its simulation."""
     extracted(place)
-    words = ("-m", "graph_tools", "plan", "graph.json", "plan.json")
-    place.checkout.run(words + tuple(_GRAPH_LIMITS.split()) + tuple(GRAPH_PLANS[name].split()))
-    item.values("plan.json", read_json(place.path("plan.json")))
-    shutil.copy(place.path("plan.json"), place.inputs("plans", name + ".json"))
-    simulated(place, ("graph.json", "plan.json"), item)
+    words = ("-m", "graph_tools", "plan", "graph.json", name + ".json")
+    place.checkout.run(words + tuple(_GRAPH_LIMITS.split()) + tuple(GRAPH_PLANS[name].split()), codes=(0, 2))
+    path = place.path(name + ".json")
+    if not os.path.exists(path):  # by the integer program, where SciPy has no solver
+        item.values(REFUSED, True)
+        return
+    item.values("plan.json", read_json(path))
+    shutil.copy(path, place.inputs("plans", name + ".json"))
+    simulated(place, ("graph.json", name + ".json"), item)
 
 
 def simulated(place: Workplace, files: Sequence[str], item: Item):
@@ -641,6 +646,9 @@ def record_plain(place: Workplace, item: Item):
 
 def record_given_plan(name: str, place: Workplace, item: Item):
     """The simulation of a graph and a plan that an earlier checkout wrote."""
+    if not os.path.exists(os.path.join(place.given("plans"), name + ".json")):
+        item.values(REFUSED, True)
+        return
     simulated(place, (place.given("graph.json"), place.given("plans", name + ".json")), item)
 
 
@@ -824,7 +832,7 @@ def exactness(options) -> int:
             key = "{} {}".format(name, case)
             try:
                 found = benchmark.compute(name, case)
-            except AssertionError as error:  # the engine has nothing to compute again there
+            except Exception as error:  # such as where an engine has nothing to compute again
                 errors[key] = {"refused": str(error)}
                 continue
             error, where = benchmark.largest_error(found, reference)
@@ -876,7 +884,7 @@ def compare(options) -> int:
             said = "missing " + ("before" if name not in before else "after")
         else:
             folders = [os.path.join(folder, *name.split("/")) for folder in (options.before, options.after)]
-            count, found = compare_items(folders[0], folders[1], renamed)
+            count, found = compare_items(folders[0], folders[1], renamed, options.added)
             said = summary(count, found)
         different += not said.startswith(SAME)
         print("{:<34} {}".format(name, said))
@@ -927,9 +935,15 @@ def notes(before: str, after: str) -> Iterator[str]:
             yield "{} was {} before and is {} after".format(key, old.get(key), new.get(key))
 
 
-def compare_items(before: str, after: str, renamed: Dict[str, str]) -> Tuple[int, List[Difference]]:
-    """How many values two items have together, and where they differ."""
+def compare_items(
+    before: str, after: str, renamed: Dict[str, str], added: Sequence[str] = ()
+) -> Tuple[int, List[Difference]]:
+    """How many values two items have together, and where they differ. Values only the later one has are left out where
+    a key that they are below is named as added."""
     old, new = flat(before, renamed), flat(after, {})
+    for place in [place for place in new if place not in old]:
+        if set(place.partition(": ")[2].split("/")) & set(added):
+            del new[place]
     found = []
     for place in list(old) + [place for place in new if place not in old]:
         if place not in new or place not in old:
@@ -955,13 +969,13 @@ def flat(folder: str, renamed: Dict[str, str]) -> Dict[str, Any]:
                 cells = [
                     ("{}/{}".format(r + 1, c + 1), cell) for r, row in enumerate(rows) for c, cell in enumerate(row)
                 ]
-            parts = {place: renamed.get(cell, cell) for place, cell in cells}
+            parts = {place: reworded(cell, renamed) for place, cell in cells}
         found.update({"{}: {}".format(name, place): value for place, value in parts.items()})
     return found
 
 
 def leaves(value, renamed: Dict[str, str], place: str = "") -> Iterator[Tuple[str, Any]]:
-    """Numbers and texts of a JSON value, by their places; keys and whole texts renamed."""
+    """Numbers and texts of a JSON value, by their places; keys, and words of texts, renamed."""
     if isinstance(value, (dict, list)) and not value:
         yield place, "empty"
     elif isinstance(value, dict):
@@ -973,7 +987,14 @@ def leaves(value, renamed: Dict[str, str], place: str = "") -> Iterator[Tuple[st
             for leaf in leaves(part, renamed, "/".join(filter(None, (place, str(index))))):
                 yield leaf
     else:
-        yield place, renamed.get(value, value) if isinstance(value, str) else value
+        yield place, reworded(value, renamed) if isinstance(value, str) else value
+
+
+def reworded(text: str, renamed: Dict[str, str]) -> str:
+    """A text with some of its words replaced."""
+    for old, new in renamed.items():
+        text = re.sub(r"(?<!\w){}(?!\w)".format(re.escape(old)), lambda _, new=new: new, text)
+    return text
 
 
 def differences(place: str, old, new) -> Iterator[Difference]:
@@ -1060,7 +1081,14 @@ def _parser():
         action="append",
         default=[],
         metavar="OLD=NEW",
-        help="a key, or a text, and its name after; may be repeated",
+        help="a key, or words of a text, and what they are after; may be repeated",
+    )
+    comparer.add_argument(
+        "--added",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="a key that is new, and not compared; may be repeated",
     )
     comparer.set_defaults(run=compare)
     helper = commands.add_parser("describe")
