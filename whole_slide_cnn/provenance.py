@@ -205,7 +205,7 @@ def _installed_version(name: str) -> Optional[str]:
     try:
         from importlib import metadata  # Python 3.8 and later
     except ImportError:
-        import pkg_resources  # type: ignore[import-untyped]
+        import pkg_resources
 
         try:
             return pkg_resources.get_distribution(name).version
