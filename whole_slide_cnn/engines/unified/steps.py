@@ -79,11 +79,11 @@ def step_plan(
 
 def held_bytes(plan: Plan) -> int:
     """The most bytes of tensors that a step holds where what is moved out leaves the process for a file."""
-    spilled = [0] * len(plan.groups)
+    evicted = [0] * len(plan.groups)
     for copy in plan.evictions:
         for group in range(copy.during + 1, copy.needed_by - 1):
-            spilled[group] += copy.bytes
-    held = max(group.bytes + group.carried_bytes - away for group, away in zip(plan.groups, spilled))
+            evicted[group] += copy.bytes
+    held = max(group.bytes + group.carried_bytes - away for group, away in zip(plan.groups, evicted))
     return min(plan.peak_bytes, held)
 
 
