@@ -114,7 +114,7 @@ def _show(work, target):
     print(heading(work, target), flush=True)
     found = []
     parts = [(work, list(ENGINES))]
-    if target.gpu and work.compute == "float32":
+    if target.gpu and work.compute in ("float32", "tensorfloat32"):
         parts.append((replace(work, compute=HALF), [name for name, it in ENGINES.items() if it.planned_in_half]))
     for part, engines in parts:
         for item in estimate(part, target, engines):

@@ -53,6 +53,11 @@ def test_rates_of_types_that_a_gpu_computes_slowly_or_not_at_all():
     assert devices.machine_of(v100, 10**11, "bfloat16").half_flops == single.float32_flops
     assert devices.machine_of(v100, 10**11, "float16").half_flops == single.half_flops
     assert devices.machine_of(rtx, 10**11, "bfloat16").half_flops == devices.machine_of(rtx, 10**11).half_flops
+    a100 = devices.GPUS["A100-80GB"]
+    rounded = devices.machine_of(a100, 10**11, "tensorfloat32")
+    assert rounded.float32_flops == rounded.half_flops / 2 > 2 * devices.machine_of(a100, 10**11).float32_flops
+    assert devices.machine_of(v100, 10**11, "tensorfloat32") == single
+    assert devices.machine_of(rtx, 10**11, "tensorfloat32") == devices.machine_of(rtx, 10**11)  # no faster there
 
 
 def test_capacity_is_known_of_every_card_and_rates_of_those_in_the_table():

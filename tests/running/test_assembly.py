@@ -169,6 +169,17 @@ def test_bfloat16_on_a_gpu_with_tensorflow_1(slide_set, tmp_path, monkeypatch):
     assert resolved(config) == (config, [])
 
 
+def test_tensorfloat32_stays_and_is_mentioned_where_it_is_float32(slide_set, tmp_path, monkeypatch):
+    config = slide_set.config(tmp_path, "engine=direct", "model.compute=tensorfloat32")
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
+    assert resolved(config) == (config, ["compute tensorfloat32 is float32 here: there is no GPU"])
+    for module in (assembly, runtime):
+        monkeypatch.setattr(module, "has_gpu", lambda: True)
+    assert resolved(config) == (config, [])
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    assert resolved(config) == (config, ["compute tensorfloat32 is float32 here: NVIDIA_TF32_OVERRIDE is 0"])
+
+
 def test_weights_to_score(slide_set, tmp_path):
     """The best checkpoint; before it what the configuration names; before that what the caller names."""
     values = {bias: dict(NETWORK.initial_weights(0), **{"output/bias": np.full(2, bias)}) for bias in (1.0, 2.0, 3.0)}

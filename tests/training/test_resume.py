@@ -313,6 +313,7 @@ def test_an_empty_folder_begins(slide_set, tmp_path):
         ("data.val=null", "data.val is null, but the run of {} began with a file"),
         ("data.canvas=256", "data.canvas is [256, 256], but the run of {} began with [192, 208]"),
         ("seed=1", "seed is 1, but the run of {} began with 0"),
+        ("model.compute=tensorfloat32", 'model.compute is "tensorfloat32", but the run of {} began with "float32"'),
         ("engine=direct", 'engine is "direct", but the run of {} began with "streaming"'),
         ("model.weights=w.npz", "model.weights is a file, but the run of {} began with null"),
     ],

@@ -31,8 +31,9 @@ class Engine(abc.ABC):
     Args:
         network: the network, which every engine computes alike.
         canvas_size: size of all canvases in pixels.
-        compute: ``float64``, ``float32``, ``bfloat16`` or ``float16``; variables, head and loss are at least float32.
-            With float16 the loss is scaled (:mod:`whole_slide_cnn.engines.loss_scale`).
+        compute: ``float64``, ``float32``, ``tensorfloat32``, ``bfloat16`` or ``float16``; variables, head and loss are
+            at least float32. With float16 the loss is scaled (:mod:`whole_slide_cnn.engines.loss_scale`);
+            tensorfloat32 is float32 but for products on a GPU (:func:`whole_slide_cnn.engines.runtime.choose_products`).
         optimiser: object with ``build(gradients, variables) -> operation`` and ``feed() -> dict``; None for an engine
             that makes no step.
         training: whether gradients are computed; by default where there is an optimiser. Without them only what
@@ -42,6 +43,9 @@ class Engine(abc.ABC):
         reduce_gradients: None, or a function that :meth:`train_batch` applies to the mean gradients of its batch before
             its step, such as the mean over several processes. It takes and returns a list of arrays, and is called
             several times in a step, each time with some of the gradients, always the same in the same order.
+
+    Raises:
+        ConfigError: on a GPU, float32 and tensorfloat32 in one process.
     """
 
     def __init__(
@@ -58,6 +62,7 @@ class Engine(abc.ABC):
         self.reduce_gradients: Optional[Reduction] = None
         self.training = optimiser is not None if training is None else training
         assert self.training or optimiser is None, "an optimiser is for training"
+        runtime.choose_products(compute)
         self._graph = tf.Graph()
         with self._graph.as_default():
             self._variables = build.create_variables(network, compute)

@@ -13,8 +13,8 @@ _KEEPS_INPUT = ("conv", "pool", "multiply")
 _KEEPS_OUTPUT = ("relu", "pool")
 
 # Bytes of a number of a feature map, and of one of variables, head and loss.
-VALUE_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
-HEAD_BYTES = {"float64": 8, "float32": 4, "bfloat16": 4, "float16": 4}
+VALUE_BYTES = {"float64": 8, "float32": 4, "tensorfloat32": 4, "bfloat16": 2, "float16": 2}
+HEAD_BYTES = {"float64": 8, "float32": 4, "tensorfloat32": 4, "bfloat16": 4, "float16": 4}
 _POOLING_BYTES = 13
 
 

@@ -2,8 +2,14 @@
 
 import ctypes
 import os
+from typing import Callable, Optional
 
 from tf_um_patch.host import may_have_gpu
+from whole_slide_cnn.errors import ConfigError
+
+TENSOR_FLOAT_32 = "tensorfloat32"
+_OVERRIDE = "NVIDIA_TF32_OVERRIDE"  # NVIDIA's libraries read it when they start; 0 is stronger than what a program asks
+_rounds_products: Optional[bool] = None  # what this process has chosen; None before its first engine on a GPU
 
 _MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of mallopt(3)
 _LARGE_BLOCK = 4 * 2**20
@@ -29,6 +35,45 @@ def has_gpu() -> bool:
     import tensorflow.compat.v1 as tf
 
     return bool(tf.test.is_built_with_cuda()) and may_have_gpu()
+
+
+def choose_products(compute: str) -> None:
+    """Choose, for this process, whether its GPU rounds what it multiplies in float32 to TensorFloat-32 (10 bits after
+    the point): with ``tensorfloat32`` alone. TensorFlow 2 by itself does. Without a GPU nothing is chosen.
+
+    It must come before the process's first convolution, because a convolution keeps the kernel that it began with; so
+    a process keeps to its choice. The head and the loss of half precision are float32 as well. Only float64 goes
+    with both.
+
+    Raises:
+        ConfigError: an engine of this process has chosen otherwise.
+    """
+    global _rounds_products
+    if compute == "float64" or not has_gpu():
+        return
+    rounds = compute == TENSOR_FLOAT_32
+    if _rounds_products not in (None, rounds):
+        raise ConfigError(
+            "compute {} needs a process of its own: on a GPU tensorfloat32 cannot share one with float32, bfloat16 or "
+            "float16, because convolutions keep the kernels that they began with".format(compute)
+        )
+    switch = _tensorflow_switch()
+    if switch is not None:
+        switch(rounds)
+    elif not rounds:  # TensorFlow 1.15 knows nothing of it, but is also built, by NVIDIA, on libraries that do it
+        os.environ.setdefault(_OVERRIDE, "0")
+    _rounds_products = rounds
+
+
+def _tensorflow_switch() -> Optional[Callable[[bool], None]]:
+    import tensorflow.compat.v1 as tf
+
+    return getattr(tf.config.experimental, "enable_tensor_float_32_execution", None)
+
+
+def rounds_products(compute: str) -> bool:
+    """Whether products in a type are TensorFloat-32 where the GPU has that."""
+    return compute == TENSOR_FLOAT_32 and has_gpu() and os.environ.get(_OVERRIDE) != "0"
 
 
 def unrolls_patches(compute: str) -> bool:

@@ -8,7 +8,13 @@ from whole_slide_cnn.models import geometry
 from whole_slide_cnn.models.layers import Conv, MaxPool, Relu, Residual, Scalar, Trunk, is_spatial
 from whole_slide_cnn.models.network import Network
 
-COMPUTE_TYPES = {"float64": tf.float64, "float32": tf.float32, "bfloat16": tf.bfloat16, "float16": tf.float16}
+COMPUTE_TYPES = {
+    "float64": tf.float64,
+    "float32": tf.float32,
+    "tensorfloat32": tf.float32,  # how float32 is multiplied is the process's choice (whole_slide_cnn.engines.runtime)
+    "bfloat16": tf.bfloat16,
+    "float16": tf.float16,
+}
 
 
 def variable_type(compute: str) -> tf.DType:

@@ -37,7 +37,7 @@ class Gpu:
         memory_gbs: 10^9 bytes per second of its memory.
         pcie: generation of its link to the host, 16 lanes.
         float64_share: rate in float64 over that in float32.
-        bfloat16: whether it computes in bfloat16, at the rate of float16.
+        bfloat16: whether it computes in bfloat16, at the rate of float16, and in TensorFloat-32, at half that rate.
     """
 
     gib: float
@@ -87,12 +87,14 @@ def machine_of(gpu: Gpu, host_bytes: int, compute: str = "float32") -> Machine:
     """What plans are simulated on: a GPU in a host with so many bytes of memory.
 
     Args:
-        compute: type that a network computes in: the rate of what is not half precision is that of float64 for it, and
-            bfloat16 has the rate of float32 on a GPU without it.
+        compute: type that a network computes in: the rate of what is not half precision is that of float64 for it, or
+            of tensorfloat32; bfloat16 and tensorfloat32 have the rate of float32 on a GPU without them.
     """
     link = 2.0 ** (gpu.pcie - 3)
     full = gpu.float32_tflops * 1e12 * CONVOLUTION_SHARE
     half = gpu.half_tflops * 1e12 * HALF_SHARE
+    if compute == "tensorfloat32" and gpu.bfloat16:
+        full = max(full, half / 2)
     return Machine(
         device_bytes=int(gpu.gib * GIB * USABLE_SHARE) - CONTEXT_BYTES,
         host_bytes=int(host_bytes * HOST_SHARE),

@@ -104,7 +104,7 @@ def heading(work: Work, target: Target) -> str:
     )
 
 
-_COLUMNS = "{:<33} {:>8} {:>9} {:>8} {:>8} {:>10}  {}"
+_COLUMNS = "{:<33} {:>13} {:>9} {:>8} {:>8} {:>10}  {}"
 
 
 def row(item: Estimate) -> str:

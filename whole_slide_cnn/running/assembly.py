@@ -11,7 +11,7 @@ from whole_slide_cnn.augment.canvas import PROCESS_BYTES, array_module, augmente
 from whole_slide_cnn.config import WEIGHT_EXTENSIONS, TrainConfig
 from whole_slide_cnn.engines.interface import Engine
 from whole_slide_cnn.engines.memory import check_memory
-from whole_slide_cnn.engines.runtime import has_gpu, keep_freed_memory_small
+from whole_slide_cnn.engines.runtime import TENSOR_FLOAT_32, has_gpu, keep_freed_memory_small, rounds_products
 from whole_slide_cnn.engines.table import ENGINES
 from whole_slide_cnn.errors import MemoryBudgetError, WeightsError
 from whole_slide_cnn.models.network import Network
@@ -40,7 +40,8 @@ def resolve(config: TrainConfig, training: bool, report=print, processes: int = 
 
     Engine ``auto`` becomes the fastest that fits, as the planner has it: into ``memory_gb``, else into half of the host
     memory that is free or, where there is a GPU, into that and the host. The type bfloat16 becomes float32 on a GPU
-    with TensorFlow 1, which has no GPU operations for it.
+    with TensorFlow 1, which has no GPU operations for it. The type tensorfloat32 stays, because a run may go on on
+    another machine; where it computes what float32 does, that is said.
 
     Args:
         processes: how many on this machine share its memory.
@@ -49,6 +50,9 @@ def resolve(config: TrainConfig, training: bool, report=print, processes: int = 
     if config.model.compute == "bfloat16" and has_gpu() and tf.__version__.startswith("1."):
         report("compute float32 instead of bfloat16, which TensorFlow 1 cannot compute on a GPU")
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, compute="float32"))
+    if config.model.compute == TENSOR_FLOAT_32 and not rounds_products(config.model.compute):
+        why = "NVIDIA_TF32_OVERRIDE is 0" if has_gpu() else "there is no GPU"
+        report("compute tensorfloat32 is float32 here: {}".format(why))
     if config.engine == "auto":
         engine, reason = choose_engine(config, training, processes, others)
         report("engine auto: {} ({})".format(engine, reason))

@@ -8,7 +8,7 @@ from whole_slide_cnn.config.options import Section, option
 BACKBONES = ("tiny", "resnet18", "resnet50", "fixup_resnet34", "fixup_resnet50", "frozenbn_resnet50")
 POOLINGS = ("gmp", "gap")
 ACTIVATIONS = ("softmax", "sigmoid")
-COMPUTE_TYPES = ("float32", "float64", "bfloat16", "float16")
+COMPUTE_TYPES = ("float32", "tensorfloat32", "float64", "bfloat16", "float16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,8 +23,9 @@ class Model(Section):
         choices=ACTIVATIONS,
     )
     compute: str = option(
-        "Type of convolutions and feature maps; variables, the head and the loss have at least float32. float16 scales "
-        "the loss, and leaves out an update whose gradients are not finite.",
+        "Type of convolutions and feature maps; variables, the head and the loss have at least float32. tensorfloat32 "
+        "is float32 whose products a GPU rounds to 10 bits, where it can (NVIDIA Ampere and newer). float16 scales the "
+        "loss, and leaves out an update whose gradients are not finite.",
         "float32",
         choices=COMPUTE_TYPES,
     )
