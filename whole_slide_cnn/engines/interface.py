@@ -33,7 +33,7 @@ class Engine(abc.ABC):
         canvas_size: size of all canvases in pixels.
         compute: ``float64``, ``float32``, ``tensorfloat32``, ``bfloat16`` or ``float16``; variables, head and loss are
             at least float32. With float16 the loss is scaled (:mod:`whole_slide_cnn.engines.loss_scale`);
-            tensorfloat32 is float32 but for products on a GPU (:func:`whole_slide_cnn.engines.runtime.choose_products`).
+            tensorfloat32 is float32 but for a GPU's products (:func:`whole_slide_cnn.engines.runtime.choose_products`).
         optimiser: object with ``build(gradients, variables) -> operation`` and ``feed() -> dict``; None for an engine
             that makes no step.
         training: whether gradients are computed; by default where there is an optimiser. Without them only what
