@@ -69,10 +69,10 @@ def rows_of(options):
     yield "groups", grouped
     for budget in options.device_gb:
         yield "groups, {:g} GB".format(budget), dict(grouped, device_gb=budget)
-    if options.spill_dir:
-        for budget in options.spill_gb:
-            spilling = dict(grouped, device_gb=budget, eviction_dir=options.spill_dir)
-            yield "groups, {:g} GB, files".format(budget), spilling
+    if options.eviction_dir:
+        for budget in options.eviction_gb:
+            evicting = dict(grouped, device_gb=budget, eviction_dir=options.eviction_dir)
+            yield "groups, {:g} GB, files".format(budget), evicting
     for compute in options.compute:
         yield "groups, " + compute, dict(grouped, compute=compute)
 
@@ -86,9 +86,10 @@ def main(arguments):
     parser.add_argument(
         "--device-gb", type=float, nargs="*", default=[0.38, 0.33, 0.3], help="budgets to recompute for"
     )
-    parser.add_argument("--spill-dir", metavar="FOLDER", help="also move tensors to files there")
+    # the second names are those of earlier versions
+    parser.add_argument("--eviction-dir", "--spill-dir", metavar="FOLDER", help="also evict tensors to files there")
     parser.add_argument(
-        "--spill-gb", type=float, nargs="*", default=[0.3, 0.2, 0.1], help="budgets to move tensors for"
+        "--eviction-gb", "--spill-gb", type=float, nargs="*", default=[0.3, 0.2, 0.1], help="budgets to evict for"
     )
     parser.add_argument("--compute", nargs="*", default=["bfloat16"], help="other types to measure")
     parser.add_argument("--steps", type=int, default=5)

@@ -1,48 +1,39 @@
-"""tools/same_numbers.py: what it says of two records, and what it leaves out when it makes one."""
+"""tools/same_numbers: what it says of two records, and what it leaves out when it makes one."""
 
-import importlib.util
 import json
 import os
 
 import numpy as np
 import pytest
-
-PATH = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tools", "same_numbers.py")
-
-
-@pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location("same_numbers", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from same_numbers import comparing, files, recording
+from same_numbers.__main__ import main
 
 
 @pytest.fixture
-def make(tool, tmp_path):
+def make(tmp_path):
     """A function (name, **changes) -> folder of a small record, some of whose values are changed."""
 
     def record(name, loss=0.25, weight=1.0, text="gmp", key="moved", score="0.5", environment="2.21"):
         folder = str(tmp_path / name)
-        training = tool.Item(os.path.join(folder, "training", "direct"))
+        training = files.Item(os.path.join(folder, "training", "direct"))
         training.arrays("last", {"kernel": np.array([[2.0, weight]], np.float32), "bias": np.zeros(2)})
         training.text("log.csv", "epoch,loss\n1,{!r}\n".format(loss))
-        plans = tool.Item(os.path.join(folder, "plans"))
+        plans = files.Item(os.path.join(folder, "plans"))
         plans.values("plan.json", [{"pooling": text, key: {"bytes": 10**17 + 1}, "fits": True, "list": []}])
-        tool.Item(os.path.join(folder, "scores")).text("scores.txt", "slide-1 {}\n".format(score))
-        tool.write(os.path.join(folder, tool.ENVIRONMENT), json.dumps({"tensorflow": environment}))
-        tool.write(os.path.join(folder, tool.INPUTS, "run.txt"), name)
+        files.Item(os.path.join(folder, "scores")).text("scores.txt", "slide-1 {}\n".format(score))
+        files.write(os.path.join(folder, files.ENVIRONMENT), json.dumps({"tensorflow": environment}))
+        files.write(os.path.join(folder, files.INPUTS, "run.txt"), name)
         return folder
 
     return record
 
 
 @pytest.fixture
-def compare(tool, capsys):
+def compare(capsys):
     """A function (*arguments) -> exit code, and the lines of the table by their first word."""
 
     def run(*arguments):
-        code = tool.main(["compare"] + list(arguments))
+        code = main(["compare"] + list(arguments))
         shown = capsys.readouterr()
         assert not shown.err
         return code, {line.split()[0]: line for line in shown.out.splitlines()}
@@ -97,11 +88,11 @@ def test_texts_and_whole_numbers(make, compare):
     assert compare(before, after)[0] == 1
 
 
-def test_what_is_missing(make, compare, tool):
+def test_what_is_missing(make, compare):
     before, after = make("before"), make("after")
     os.remove(os.path.join(after, "scores", "scores.txt"))
     os.remove(os.path.join(after, "training", "direct", "log.csv"))
-    tool.Item(os.path.join(after, "added")).values("new.json", {"a": 1})
+    files.Item(os.path.join(after, "added")).values("new.json", {"a": 1})
     code, table = compare(before, after)
     assert code == 1 and table["4"] == "4 items: 3 differ"
     assert table["scores"].endswith(" missing after") and table["added"].endswith(" missing before")
@@ -117,9 +108,11 @@ def test_renamed_keys_and_texts(make, compare):
     assert compare(before, after, "--rename", "moved=evicted", "--rename", "gmp=maximum")[0] == 0
 
 
-def test_renamed_words_of_a_text(tool):
-    assert tool.reworded("gmp, not gmp2 or a.gmp", {"gmp": "the maximum"}) == "the maximum, not gmp2 or a.the maximum"
-    assert tool.reworded("use streaming", {"use streaming": "use engine: streaming"}) == "use engine: streaming"
+def test_renamed_words_of_a_text():
+    assert (
+        comparing.reworded("gmp, not gmp2 or a.gmp", {"gmp": "the maximum"}) == "the maximum, not gmp2 or a.the maximum"
+    )
+    assert comparing.reworded("use streaming", {"use streaming": "use engine: streaming"}) == "use engine: streaming"
 
 
 def test_added_keys(make, compare):
@@ -136,7 +129,7 @@ def test_added_keys(make, compare):
     assert compare(after, before, "--added", "version", "--added", "format")[0] == 1
 
 
-def test_errors_are_one_sentence(make, tool, tmp_path, capsys):
+def test_errors_are_one_sentence(make, tmp_path, capsys):
     before = make("before")
     for said, arguments in (
         ("nothing is no record", ("compare", before, str(tmp_path / "nothing"))),
@@ -147,26 +140,26 @@ def test_errors_are_one_sentence(make, tool, tmp_path, capsys):
     ):
         if arguments[0] == "record":
             arguments += ("--checkout", str(tmp_path), "--python", "python", "--output", str(tmp_path / "new"))
-        assert tool.main(arguments) == 2
+        assert main(arguments) == 2
         shown = capsys.readouterr()
         assert shown.err.startswith("error: ") and said in shown.err and shown.err.count("\n") == 1
 
 
-def test_words_of_a_text_may_change_and_numbers_may_not(tool):
+def test_words_of_a_text_may_change_and_numbers_may_not():
     text = "engine direct: 0.25 GB (maps 1.5e-3, -2)\nno numbers\nV100-32GB takes 1,024 px\n"
-    assert tool.numbers_of(text) == "0.25 1.5e-3 -2\n32 1,024\n"
-    assert tool.numbers_of(text, "engine") == "0.25 1.5e-3 -2\n"
+    assert files.numbers_of(text) == "0.25 1.5e-3 -2\n32 1,024\n"
+    assert files.numbers_of(text, "engine") == "0.25 1.5e-3 -2\n"
 
 
-def test_checkpoints_without_what_they_say_of_a_run(tool, tmp_path):
+def test_checkpoints_without_what_they_say_of_a_run(tmp_path):
     path = str(tmp_path / "last.npz")
     np.savez(path, metadata=np.array("{}"), kernel=np.ones(2), **{"adam/kernel/m": np.zeros(2)})
-    assert sorted(tool.checkpoint_arrays(path)) == ["adam/kernel/m", "kernel"]
+    assert sorted(files.checkpoint_arrays(path)) == ["adam/kernel/m", "kernel"]
 
 
-def test_every_item_has_a_name_of_its_own_and_is_chosen_by_it(tool):
-    names = [name for name, _ in tool.items()]
+def test_every_item_has_a_name_of_its_own_and_is_chosen_by_it():
+    names = [name for name, _ in recording.items()]
     assert len(set(names)) == len(names)
-    assert [name for name, _ in tool.chosen(["plans/host*", "slides"])][:2] == ["slides", "plans/host"]
-    assert [name for name, _ in tool.chosen(["resume"])] == [name for name in names if name.startswith("resume/")]
-    assert len(tool.chosen(None)) == len(names)
+    assert [name for name, _ in recording.chosen(["plans/host*", "slides"])][:2] == ["slides", "plans/host"]
+    assert [name for name, _ in recording.chosen(["resume"])] == [name for name in names if name.startswith("resume/")]
+    assert len(recording.chosen(None)) == len(names)
