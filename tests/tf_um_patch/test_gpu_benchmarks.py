@@ -5,12 +5,16 @@ import os
 import struct
 import sys
 
+import gpu_layers
 import gpu_probe
 import gpu_steps
 import numpy as np
 import ptx
 import pytest
 from gpu import card, kernels, rates, schedule
+
+from whole_slide_cnn.models.network import Network
+from whole_slide_cnn.sizes import Size
 
 MIB = 1 << 20
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -22,7 +26,7 @@ ABSENT = {"absent": True, "error": None, "free": None}
 # ---- where there is no GPU, or not room enough on it ----
 
 
-@pytest.mark.parametrize("command", [gpu_probe, gpu_steps])
+@pytest.mark.parametrize("command", [gpu_layers, gpu_probe, gpu_steps])
 def test_without_a_gpu_they_say_so_in_one_sentence(command, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(command, "run_probe", lambda: ABSENT)
     assert command.main(["--output", str(tmp_path / "found.json")]) == 77
@@ -201,6 +205,7 @@ def test_rows_are_all_combinations_and_windows_are_of_streaming_alone():
     assert len(found) == 8
     assert found[1] == {
         "backbone": "fixup_resnet50", "side": 1, "window": 3, "compute": "bfloat16", "engine": "streaming",
+        "pooling": "gmp", "tissue": 0.22, "options": {"window": 3},
     }  # fmt: skip
     found = gpu_steps.cases_of(gpu_steps.parser().parse_args(given + ["--engine", "direct"]))
     assert len(found) == 4 and {case["window"] for case in found} == {None}
@@ -236,10 +241,81 @@ def test_cases_of_the_exactness_are_cases_of_make_exactness():
     assert set(gpu_steps.EXACTNESS) <= set(gpu_steps.CASES)
 
 
-def test_a_row_that_fails_says_why(monkeypatch, tmp_path, capsys):
+def test_rows_can_be_named_one_by_one():
+    given = ["--output", "-", "--option", "streaming.window=96", "--option", "unified.strip_mb=2", "--tissue", "0.5"]
+    given += ["--row", "side=64", "--row", "compute=float16", "tissue=0.2", "streaming.window=32"]
+    given += ["--row", "engine=unified", "backbone=tiny"]
+    first, second, third = gpu_steps.cases_of(gpu_steps.parser().parse_args(given))
+    assert (first["side"], first["compute"], first["tissue"]) == (64, "float32", 0.5)
+    assert (second["side"], second["compute"], second["tissue"]) == (4688, "float16", 0.2)
+    assert (first["options"], second["options"]) == ({"window": 96}, {"window": 32})
+    assert (third["backbone"], third["options"]) == ("tiny", {"strip_mb": 2})
+    with pytest.raises(SystemExit, match="--row sides=3: rows have backbone, side"):
+        gpu_steps.cases_of(gpu_steps.parser().parse_args(["--output", "-", "--row", "sides=3"]))
+
+
+def child(monkeypatch, *lines, end="", code=0):
+    """The command with a stand-in for the process that measures: it prints lines, does something, ends."""
+    program = "import sys, time; print({!r}, flush=True); {}; sys.exit({})".format("\n".join(lines), end or "0", code)
+    start = gpu_steps.subprocess.Popen
+    monkeypatch.setattr(
+        gpu_steps.subprocess, "Popen", lambda command, **pipes: start([sys.executable, "-c", program], **pipes)
+    )
     monkeypatch.setattr(gpu_steps, "run_probe", lambda: {"absent": False, "name": "A card", "version": "13.0"})
-    monkeypatch.setattr(gpu_steps, "in_child", lambda arguments, options: {"error": "out of memory"})
+
+
+def message(index, **row):
+    return json.dumps({"index": index, "row": dict(row, side=index, done=row.get("done", False))})
+
+
+def rows_found(tmp_path, *given):
     path = tmp_path / "found.json"
-    assert gpu_steps.main(["--output", str(path), "--sides", "64"]) == 1
-    (row,) = json.loads(path.read_text(encoding="utf-8"))["rows"]
-    assert row["error"] == "out of memory" and row["side"] == 64
+    code = gpu_steps.main(["--output", str(path), "--shared"] + list(given))
+    return code, json.loads(path.read_text(encoding="utf-8"))["rows"]
+
+
+def test_a_process_that_fails_says_why_and_the_rows_after_it_are_measured(monkeypatch, tmp_path):
+    child(monkeypatch, "a library speaks", message(0, done=True, step_s=2.0), end="sys.exit('out of memory')")
+    code, rows = rows_found(tmp_path, "--sides", "64", "65", "66")
+    assert code == 1 and [row.get("error") for row in rows] == [None, "out of memory", None]
+
+
+def test_a_process_that_says_nothing_ends(monkeypatch, tmp_path):
+    child(monkeypatch, "nothing", code=3)
+    code, rows = rows_found(tmp_path, "--sides", "64", "65")
+    assert code == 1 and [(row["side"], row["error"]) for row in rows] == [
+        (side, "it said nothing") for side in (64, 65)
+    ]
+
+
+def test_at_the_deadline_steps_that_were_made_are_kept(monkeypatch, tmp_path):
+    child(monkeypatch, message(0, first_step_s=9.0), end="time.sleep(60)")
+    monkeypatch.setattr(gpu_steps, "LEAST_SECONDS", 1.5)
+    code, (first, second) = rows_found(tmp_path, "--sides", "64", "65", "--deadline", "4")
+    assert code == 1 and first["first_step_s"] == 9.0 and first["error"].startswith("it was ended after")
+    assert second["side"] == 65 and second["error"] == "left out: the deadline"
+
+
+# ---- layers ----
+
+
+def test_kinds_of_convolutions_do_the_work_of_the_network():
+    side = 2048
+    work = sum(times * kind.flops(side**2) for kind, times in gpu_layers.kinds().items())
+    assert work == pytest.approx(Network("resnet50", "gmp", "softmax", 3).flops(Size(side, side)), rel=0.001)
+
+
+def test_rates_of_a_network_are_those_of_its_kinds_where_these_are_equal():
+    seconds = {
+        str(kind): {name: work / 5e12 for name, work in gpu_layers.work_of(kind, 2**20).items()}
+        for kind in gpu_layers.kinds()
+    }
+    assert gpu_layers.network_rates(seconds, 2**20) == pytest.approx({"forward": 5, "backward": 5, "step": 5})
+
+
+def test_the_deadline_cuts_off_small_windows_first():
+    options = gpu_layers.parser().parse_args(["--output", "-", "--types", "bfloat16", "float32"])
+    found = list(gpu_layers.combinations(options))
+    assert len(found) == len(set(found)) == 8
+    assert found[:2] == [("bfloat16", "NHWC", 1, 2048), ("float32", "NCHW", 1, 2048)]
+    assert all(batch * side**2 == 2048**2 for _, _, batch, side in found) and found[4][2:] == (16, 512)
