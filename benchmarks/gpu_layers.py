@@ -172,12 +172,15 @@ def measure_all(options) -> None:
 
     for dtype, layout, batch, side in combinations(options):
         runtime.choose_products(dtype)
+        if time.monotonic() > options.until:
+            return
         row: Dict[str, Any] = {"compute": dtype, "layout": layout, "batch": batch, "side": side}
         row.update(seconds={}, tflops={})
         began = time.perf_counter()
         for kind in kinds():
             if time.monotonic() > options.until:
-                return
+                row["error"] = "left out from {} on: the deadline".format(kind)
+                break
             try:
                 seconds = measure(options, dtype, layout, batch, side, kind)
             except Exception as error:  # NCHW is not there for all types, and nowhere without a GPU
