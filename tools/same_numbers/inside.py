@@ -10,6 +10,7 @@ from typing import Any, Dict
 import numpy as np
 
 from .files import digest, write
+from .recipes import EXACTNESS
 
 
 def describe(options) -> int:
@@ -61,12 +62,12 @@ def exactness(options) -> int:
     """Write errors and results of every engine on the cases of the benchmark, as JSON."""
     import exactness as benchmark
 
-    quick, float32 = options.which == "quick", []
-    if quick:
-        cases, names = [case for case in benchmark.CASES if not case.slow], benchmark.compared_engines()
-        float32 = benchmark.FLOAT32_CASES
+    which, cases, names = options.which, benchmark.CASES, benchmark.compared_engines()
+    float32 = benchmark.FLOAT32_CASES if which == "float32" else ()
+    if which in names:
+        cases, names = [case for case in cases if case.slow], [which]
     else:
-        cases, names = [case for case in benchmark.CASES if case.slow], [options.which]
+        cases = [case for case in cases if not case.slow and case.pooling == which]
     errors: Dict[str, Any] = {}
     results: Dict[str, Any] = {}
     for case in cases:
@@ -106,7 +107,7 @@ def main(arguments) -> int:
     command.add_argument("path")
     command.set_defaults(run=export_graph)
     command = commands.add_parser("exactness")
-    command.add_argument("which", choices=("quick", "streaming", "unified"))
+    command.add_argument("which", choices=EXACTNESS)
     command.add_argument("path")
     command.set_defaults(run=exactness)
     options = parser.parse_args(arguments)

@@ -139,3 +139,6 @@ GRAPH_PLANS = {
 }
 GRAPH_LIMITS = "--limit 4MB --smallest 64KiB --device-memory 5MB --page 64KiB"
 GRAPH_MACHINE = "--device-memory 5MB --page 64KiB"
+# Which cases of the exactness of engines are computed: quick ones of a pooling, those in float32, slow ones of an
+# engine.
+EXACTNESS = ("gmp", "gap", "float32", "streaming", "unified")

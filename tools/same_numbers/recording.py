@@ -302,10 +302,9 @@ def items() -> Iterator[Tuple[str, Make]]:
     for name in recipes.PLANS:
         yield "plans/" + name, of(record_plan, name)
     yield "goldens", record_goldens
-    yield "exactness/quick", of(record_exactness, "quick")
     yield "published-figures", record_published_figures
-    yield "exactness/streaming", of(record_exactness, "streaming")
-    yield "exactness/unified", of(record_exactness, "unified")
+    for name in recipes.EXACTNESS:
+        yield "exactness/" + name, of(record_exactness, name)
 
 
 def chosen(only: Optional[Sequence[str]]) -> List[Tuple[str, Make]]:
