@@ -137,7 +137,7 @@ def make_engine(name: str, case: Case, compute: str):
         small = case.height * case.width < SMALL_AREA
         options = {"strip_mb": 0.3 if small or case.backbone == "tiny" else 2}
         options["group_mb"] = 1.5 if case.backbone == "tiny" else 30
-    # Steps are compared on the tiny network only: an optimiser makes the graphs of a large one twice as slow to build. A
+    # Steps are compared on the tiny network only: an optimiser makes graphs of a large one twice as slow to build. A
     # large epsilon, since Adam's first steps are signs of gradients, which no bound on gradients can hold to.
     optimiser = Adam(1e-3, epsilon=0.1) if case.backbone == "tiny" else None
     make = functools.partial(engine, network, size, compute, **options)
