@@ -198,12 +198,17 @@ def float32_ratio(name: str, case: Case) -> float:
     """Error of an engine's float32 gradients against float64, over that of ``direct``; median over seeds."""
     ratios = []
     for seed in range(FLOAT32_SEEDS):
-        exact = _concatenated(compute("direct", case, "float64", seed))
-        errors = [
-            relative_error(_concatenated(compute(engine, case, "float32", seed)), exact) for engine in (name, "direct")
-        ]
-        ratios.append(errors[0] / errors[1] if errors[1] else float(errors[0] > 0))
+        exact, direct = _direct_in_float32(case, seed)
+        error = relative_error(_concatenated(compute(name, case, "float32", seed)), exact)
+        ratios.append(error / direct if direct else float(error > 0))
     return float(np.median(ratios))
+
+
+@functools.lru_cache(maxsize=FLOAT32_SEEDS)  # for the engines of a case, which follow each other
+def _direct_in_float32(case: Case, seed: int) -> Tuple[np.ndarray, float]:
+    """Gradients of ``direct`` in float64, and the error of its float32 gradients against them."""
+    exact = _concatenated(compute("direct", case, "float64", seed))
+    return exact, relative_error(_concatenated(compute("direct", case, "float32", seed)), exact)
 
 
 def approximation(name: str, dtype: str, case: Case, seeds: int = FLOAT32_SEEDS) -> float:

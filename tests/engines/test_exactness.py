@@ -12,6 +12,9 @@ from whole_slide_cnn.models import geometry
 from whole_slide_cnn.models.resnet import TRUNKS
 from whole_slide_cnn.sizes import Size
 
+# Under average pooling every cell has a gradient, which takes longer; the geometry is that of maximum pooling.
+AVERAGED = ((320, 320, "softmax"), (333, 450, "softmax"), (97, 1000, "softmax"))
+
 
 def _parameters():
     return [
@@ -27,9 +30,12 @@ def _slow(name, case):
         return case.slow or case.pooling == "gap" or case.width != 450 or case.tissue not in ("corner", "pair")
     if case.backbone == "fixup_resnet50":  # half a minute on two cores, but for the smallest
         return case.height * case.width >= exactness.SMALL_AREA
-    return case.slow or (
-        name == "unified" and (case.backbone, case.tissue) not in (("tiny", "corner"), ("tiny", "pair"))
-    )
+    if case.slow or case.pooling == "gap" and (case.height, case.width, case.activation) not in AVERAGED:
+        return True
+    if name == "unified":
+        averaged_again = case.pooling == "gap" and case.width != 450
+        return case.backbone != "tiny" or case.tissue not in ("corner", "pair") or averaged_again
+    return case.tissue == "everywhere" and case.width != 450
 
 
 @functools.lru_cache(maxsize=1)  # the engines of a case follow each other
@@ -43,7 +49,7 @@ def test_matches_direct(name, case):
     assert error <= exactness.FLOAT64_BOUND, "{}: {}".format(name, where)
 
 
-@pytest.mark.parametrize("case", exactness.FLOAT32_CASES[:2], ids=str)
+@pytest.mark.parametrize("case", exactness.FLOAT32_CASES[:1], ids=str)
 def test_float32_error_is_at_most_twice_that_of_direct(case):
     for name in set(exactness.compared_engines()) - {exactness.RECOMPUTING}:
         assert exactness.float32_ratio(name, case) <= exactness.FLOAT32_RATIO

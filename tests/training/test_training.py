@@ -108,7 +108,7 @@ def test_same_seed_same_weights(workshop, slide_set, tmp_path):
     assert any((weights[0][name] != weights[2][name]).any() for name in weights[0])
 
 
-@pytest.mark.parametrize("pooling", ["gmp", "gap"])
+@pytest.mark.parametrize("pooling", ["gmp", pytest.param("gap", marks=pytest.mark.slow)])
 def test_engines_agree_after_three_steps(workshop, slide_set, tmp_path, pooling):
     """Float64, AdamW, batches of two: every weight within 1e-9 of direct, and all of them trained."""
     trained = {}
