@@ -8,7 +8,7 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup setup-parallel demo test test-slow lint docs sanitize gpu-check exactness goldens published-figures \
-	lungmosaic clean FORCE
+	bench-throughput lungmosaic clean FORCE
 
 # TensorFlow's start-up notices hide what the commands say; its errors stay.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
@@ -91,6 +91,9 @@ goldens: $(if $(GOLDENS),$(STAMP)) ## Check results of the published implementat
 
 published-figures: $(STAMP) ## Compare the planner with the papers' figures, and write results/published-figures.json.
 	$(RUN) benchmarks/published_figures.py --json results/published-figures.json $(ARGS)
+
+bench-throughput: $(STAMP) ## Measure images/min and memory of every engine, within 9 minutes, and write results/throughput/.
+	$(RUN) benchmarks/throughput.py $(ARGS)
 
 lungmosaic: $(STAMP) ## Compare poolings on small and large lesions: make lungmosaic ARGS='--photographs FOLDER'
 	$(RUN) benchmarks/lungmosaic.py $(ARGS)

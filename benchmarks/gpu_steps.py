@@ -29,6 +29,7 @@ from typing import Any, Dict, Iterator, List, Optional
 import exactness
 import numpy as np
 import yaml
+from bench.slides import tissue_image
 
 from tf_um_patch.gpu_check.command import EXIT_FAIL, EXIT_NO_GPU, EXIT_PASS
 from tf_um_patch.probe import run_probe
@@ -47,23 +48,6 @@ ENGINES = ("streaming", "unified", "direct")
 TF32 = "tensorfloat32"
 LEAST_SECONDS = 10  # no row begins with less before the deadline
 SETTINGS = ("NVIDIA_TF32_OVERRIDE", "TF_CUDNN_USE_AUTOTUNE", "TF_CUDNN_WORKSPACE_LIMIT_IN_MB")  # that change figures
-
-
-def tissue_image(side: int, share: float, seed: int = 0) -> np.ndarray:
-    """A square slide, uint8: blobs of noise on white that cover a share of its pixels."""
-    from scipy import ndimage
-
-    random, coarse = np.random.RandomState(seed), max(16, side // 64)
-    field = ndimage.gaussian_filter(random.standard_normal((coarse, coarse)), coarse / 12)
-    mask = field >= np.quantile(field, 1 - share)
-    image = np.full((side, side, 3), 255, np.uint8)
-    index = np.minimum(np.arange(side) * coarse // side, coarse - 1)
-    noise = random.randint(60, 230, (min(side, 2048), side, 3), dtype=np.uint8)
-    for top in range(0, side, len(noise)):  # in bands: a slide of 21,500 px is 1.4 GB
-        part = image[top : top + len(noise)]
-        inside = mask[index[top : top + len(noise)]][:, index]
-        part[inside] = noise[: len(part)][inside]
-    return image
 
 
 def cases_of(options) -> List[Dict[str, Any]]:
