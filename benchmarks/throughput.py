@@ -47,6 +47,7 @@ PRESETS: Dict[str, Dict[str, Any]] = {
         "iterations": 1,
         "minutes": 0.0,
         "measure": True,
+        "winners": True,
     },
 }
 
@@ -135,6 +136,8 @@ def parser() -> argparse.ArgumentParser:
     add("--warmup", type=int, default=1, metavar="N", help="steps before them (default: %(default)s)")
     add("--memory-gb", type=float, help="what a run may take; what is free otherwise")
     add("--measure", action="store_true", help="predict times from small measured steps, as plan --measure does")
+    winners = "find the cells that have a gradient by a forward pass; the floor of training counts what they see"
+    add("--winners", action="store_true", help=winners)
     peers = (
         "another implementation: lightstream, hms2, or any name with the path of a program that runs it; PATH is its "
         "interpreter, virtual environment or checkout, TILE in pixels"
@@ -189,7 +192,10 @@ class Run:
         found: Dict[str, Any] = {"machine": machine.describe(), "options": options}
         found["slide"] = self.setting.slide.sentence()
         found.update(self._alone("rates", measure=self.options.measure))
-        floors = {side: self._alone("floor", side=side) for side in sorted({case.side for case in self.cases})}
+        floors = {
+            side: self._alone("floor", side=side, winners=self.options.winners)
+            for side in sorted({case.side for case in self.cases})
+        }
         found["floors"] = {str(side): values for side, values in floors.items()}
         plans = self._plans(found["target"], {str(side): values["tissue"] for side, values in floors.items()})
         found["rows"] = []
@@ -270,7 +276,7 @@ def task(told: Dict[str, Any]) -> int:
     if name == "rates":
         found = worker.rates(setting, told["measure"])
     elif name == "floor":
-        found = worker.floor_of(setting, told["side"])
+        found = worker.floor_of(setting, told["side"], told["winners"])
     elif name == "plans":
         found = write_plans(setting, told)
     else:

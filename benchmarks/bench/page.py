@@ -62,7 +62,18 @@ HEADINGS = (
     "row", "canvas", "mode", "tissue", "n", "s per step", "quartiles", "predicted s", "", "images/min", "peak MB",
     "predicted MB", "", "remark",
 )  # fmt: skip
-FLOOR_HEADINGS = ("row", "canvas", "mode", "GMAC", "floor s", "measured s", "times the floor", "kept: GMAC", "times")
+FLOOR_HEADINGS = (
+    "row",
+    "canvas",
+    "mode",
+    "f",
+    "GMAC",
+    "floor s",
+    "measured s",
+    "times the floor",
+    "kept: GMAC",
+    "times",
+)
 
 
 def introduction(report: Dict[str, Any]) -> str:
@@ -143,7 +154,17 @@ def floor_rows(report: Dict[str, Any]) -> List[Dict[str, Any]]:
         measured = row["step"]["median"]
         values = {"floor_s": 2 * least / rate, "kept_s": 2 * kept / rate, "measured_s": measured}
         values.update(times=measured / (2 * least / rate), kept_times=measured / (2 * kept / rate))
-        found.append(dict(values, name=row["name"], side=row["side"], mode=row["mode"], macs=least, kept_macs=kept))
+        found.append(
+            dict(
+                values,
+                name=row["name"],
+                side=row["side"],
+                mode=row["mode"],
+                macs=least,
+                kept_macs=kept,
+                share=floors.get("share") if row["mode"] == "train" else None,
+            )
+        )
     return found
 
 
@@ -154,7 +175,8 @@ def floor_sentence(report: Dict[str, Any]) -> str:
         "The floor is the work of the convolutions where they are needed, each layer by itself, for cells that are not "
         "blank (by blocks of 32 px) and the blank canvas: forward, and to train forward again and backward, at the "
         "{:,.0f} GFLOP/s at which this network's convolutions of {:,} px run forward here. Kept: the same without "
-        "computing anything again. Every cell is taken to have a gradient; with maximum pooling less may do."
+        "computing anything again. f is the share of the forward work that cells with a gradient need; where it is not "
+        "shown all are taken to have one, and with maximum pooling less may do."
     ).format(rate["flops"] / 1e9, rate["side"])
 
 
@@ -162,7 +184,8 @@ def floor_cells(report: Dict[str, Any]) -> List[List[str]]:
     """Rows of the table of floors."""
     return [
         [
-            row["name"], "{:,}".format(row["side"]), row["mode"], "{:,.0f}".format(row["macs"] / GMAC),
+            row["name"], "{:,}".format(row["side"]), row["mode"],
+            "" if row["share"] is None else "{:.2f}".format(row["share"]), "{:,.0f}".format(row["macs"] / GMAC),
             "{:.3g}".format(row["floor_s"]), "{:.3g}".format(row["measured_s"]), "{:.2f}".format(row["times"]),
             "{:,.0f}".format(row["kept_macs"] / GMAC), "{:.2f}".format(row["kept_times"]),
         ]

@@ -9,6 +9,7 @@ from memory import Peak, resident_bytes
 from bench import floor
 from bench.cases import Case
 from bench.slides import SlideKind, open_slide, tissue_share
+from bench.winners import winner_cells
 from whole_slide_cnn.engines.costs import Target, Work
 from whole_slide_cnn.engines.memory import check_memory
 from whole_slide_cnn.engines.table import ENGINES
@@ -189,14 +190,22 @@ def share_of(setting: Setting, side: int) -> float:
         return tissue_share(canvas)
 
 
-def floor_of(setting: Setting, side: int) -> Dict[str, Any]:
-    """Multiply-accumulates of a slide without any halo."""
+def floor_of(setting: Setting, side: int, winners: bool = False) -> Dict[str, Any]:
+    """Multiply-accumulates of a slide without any halo.
+
+    Args:
+        winners: look for the cells that have a gradient; else all have one, as with average pooling.
+    """
+    network, wanted = setting.network, None
     with open_slide(setting.slide, side) as canvas:
-        found = floor.work(setting.network.trunk, canvas.size, canvas.blank_blocks())
+        if winners and setting.pooling == "gmp":
+            wanted = winner_cells(network, weights_of(setting), canvas, setting.compute)
+        found = floor.work(network.trunk, canvas.size, canvas.blank_blocks(), wanted)
         return {
             "tissue": tissue_share(canvas),
             "forward_macs": found.forward,
             "step_macs": found.step,
             "step_kept_macs": found.step_kept,
             "blank_macs": found.blank,
+            "share": None if wanted is None else found.share,
         }

@@ -8,7 +8,7 @@ import textwrap
 import numpy as np
 import pytest
 import throughput
-from bench import cases, floor, page, peer, slides, statistics, worker
+from bench import cases, floor, page, peer, slides, statistics, winners, worker
 
 from whole_slide_cnn.engines.streaming.cover import blank_cells
 from whole_slide_cnn.engines.table import ENGINES
@@ -118,6 +118,16 @@ def test_a_blank_slide_takes_a_blank_canvas_alone():
     trunk, size = TRUNKS["tiny"](), Size(2048, 2048)
     found = floor.work(trunk, size, np.ones((64, 64), bool))
     assert found.forward == 0 and 0 < found.blank < forward_flops(canvas_shapes(trunk, size))
+
+
+def test_winners_are_the_same_in_windows_of_any_size(monkeypatch):
+    canvas, weights = slides.NoiseCanvas(450, 0.4), worker.random_weights(SETTING.network)
+    whole = winners.winner_cells(SETTING.network, weights, canvas, "float64")
+    monkeypatch.setattr(winners, "SIDE", 4)
+    assert np.array_equal(winners.winner_cells(SETTING.network, weights, canvas, "float64"), whole)
+    assert 1 < whole.sum() <= SETTING.network.channels
+    found = worker.floor_of(SETTING._replace(slide=slides.SlideKind(share=0.1)), 900, winners=True)
+    assert 0 < found["share"] < 1 and found["step_macs"] < 4 * found["forward_macs"] + found["blank_macs"]
 
 
 # ---- cases ----
