@@ -132,7 +132,7 @@ def make_engine(name: str, case: Case, compute: str):
 
     network, size = Network(case.backbone, case.pooling, case.activation, 3), Size(case.height, case.width)
     engine = ENGINES[name.split("-")[0]].engine_class()
-    options = {"window": case.window} if name == "streaming" else {}
+    options = {"streaming": {"window": case.window}, "staged": {"tile": case.window}}.get(name, {})
     if name in ("unified", RECOMPUTING):  # several strips of every large map, and dozens of groups
         small = case.height * case.width < SMALL_AREA
         options = {"strip_mb": 0.3 if small or case.backbone == "tiny" else 2}

@@ -138,7 +138,7 @@ def main(paths):
         with open(path, encoding="utf-8") as stream:
             golden = json.load(stream)
         for name, engine in ENGINES.items():
-            options = {"window": GOLDEN_WINDOW} if name == "streaming" else {}
+            options = {"streaming": {"window": GOLDEN_WINDOW}, "staged": {"tile": GOLDEN_WINDOW}}.get(name, {})
             for compute in ("float64", "float32"):
                 errors = measure(golden, path, engine.engine_class(), compute, **options)
                 good = passes(errors, compute)

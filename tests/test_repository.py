@@ -56,6 +56,8 @@ NEED_TENSORFLOW = TENSORFLOW_DOORS + tuple(
         "engines.interface",
         "engines.loss_scale",
         "engines.state",
+        "engines.staged.engine",
+        "engines.staged.network",
         "engines.streaming.engine",
         "engines.unified.engine",
         "engines.unified.steps",

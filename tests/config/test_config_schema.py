@@ -130,7 +130,7 @@ def test_rules_of_data(data, message):
         (values({"mpp": 1}, **{"model": {3: 4}}), "unknown key model.3; the known keys here are model.backbone"),
         (
             values({"mpp": 1}, engine="x"),
-            "engine: expected one of auto, direct, streaming, unified, got the text 'x'",
+            "engine: expected one of auto, direct, streaming, unified, staged, got the text 'x'",
         ),
         (values({"mpp": 1}, model="tiny"), "model: expected a section of keys such as model.backbone"),
         ({}, "the required keys are missing: result_dir, data.classes, data.canvas"),

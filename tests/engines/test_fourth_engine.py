@@ -77,7 +77,7 @@ def test_the_configuration_has_its_section(fourth, slide_set, tmp_path):
 
 
 def test_without_its_entry_there_is_no_such_engine(slide_set, tmp_path):
-    with pytest.raises(ConfigError, match="engine: expected one of auto, direct, streaming, unified, got"):
+    with pytest.raises(ConfigError, match="engine: expected one of auto, direct, streaming, unified, staged, got"):
         slide_set.config(tmp_path, "engine=fourth")
     with pytest.raises(ConfigError, match="unknown key fourth"):
         slide_set.config(tmp_path, "fourth.pieces=7")
@@ -97,7 +97,7 @@ def test_it_is_planned_and_recommended_with_its_keys(fourth, slide_set, tmp_path
     command = ["--config", slide_set.path("config.yaml"), "--set", "unified.strip_mb=1", "--device", "host"]
     assert plan.main(command + ["--host-memory", "8GB", "--json", str(tmp_path / "plan.json")]) == 0
     (found,) = json.loads((tmp_path / "plan.json").read_text())
-    assert [item["engine"] for item in found["estimates"]] == ["direct", "streaming", "unified", "fourth"]
+    assert [item["engine"] for item in found["estimates"]] == ["direct", "streaming", "unified", "staged", "fourth"]
     assert found["recommended"] == "fourth"
     out = capsys.readouterr().out
     keys = [line.strip() for line in out.splitlines() if line.startswith("  ")]

@@ -39,7 +39,7 @@ def train(engine_name, group):
     random = np.random.RandomState(0)
     weights = {name: v + 0.02 * random.standard_normal(v.shape) for name, v in network.initial_weights(0).items()}
     mine, share = slides(group.rank, group.size), 2 // group.size
-    options = {"window": 64} if engine_name == "streaming" else {}
+    options = {"streaming": {"window": 64}, "staged": {"tile": 64}}.get(engine_name, {})
     with ENGINES[engine_name].engine_class()(network, Size(*SIZE), "float32", Adam(RATE), **options) as engine:
         engine.load_state(weights)
         if group.size > 1:

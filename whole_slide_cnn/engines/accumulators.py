@@ -40,15 +40,23 @@ class Accumulators:
 
     # Pieces of graphs.
 
-    def gradients(self, target: tf.Tensor, names: Sequence[str], given: Optional[tf.Tensor] = None):
-        """Gradients of a target, or of its product with what is given, for trained variables; scaled on their way where
-        the engine computes in float16."""
-        variables = [self._trained[name] for name in names]
+    def gradients(
+        self,
+        target: tf.Tensor,
+        names: Sequence[str],
+        given: Optional[tf.Tensor] = None,
+        with_respect_to: Sequence[tf.Tensor] = (),
+    ) -> List[Optional[tf.Tensor]]:
+        """Gradients of a target, or of its product with what is given, for trained variables and then for tensors;
+        scaled on their way where the engine computes in float16, so that those of tensors come in at least float32."""
+        sources = [self._trained[name] for name in names] + list(with_respect_to)
         if self._scaling is None:
-            return tf.gradients(target, variables, given)
-        seed = self._scaling.value if given is None else self._scaling.value * given
-        gradients = tf.gradients(target, variables, seed)
-        return [None if gradient is None else gradient / self._scaling.value for gradient in gradients]
+            return list(tf.gradients(target, sources, given))
+        scale = self._scaling.value
+        found = []
+        for gradient in tf.gradients(target, sources, scale if given is None else scale * given):
+            found.append(None if gradient is None else tf.cast(gradient, scale.dtype) / scale)
+        return found
 
     def add(
         self, names: Sequence[str], gradients: Sequence[Optional[tf.Tensor]], share: Optional[tf.Tensor] = None

@@ -1,6 +1,6 @@
 """From layers to TensorFlow operations. Runs on TensorFlow 1.15 and 2.x through the same graph-mode interface."""
 
-from typing import Dict, NamedTuple, Optional
+from typing import Dict, List, NamedTuple, Optional
 
 import tensorflow.compat.v1 as tf
 
@@ -61,7 +61,11 @@ def normalise(network: Network, pixels: tf.Tensor, compute: str) -> tf.Tensor:
 
 
 class TrunkBuilder:
-    """Builds the trunk on an input, for a whole canvas (static padding) or a window (padding and crops fed)."""
+    """Builds the trunk on an input, for a whole canvas (static padding) or a window (padding and crops fed).
+
+    Attributes:
+        activations: what the rectified linear units gave so far.
+    """
 
     def __init__(self, trunk: Trunk, variables: Dict[str, tf.Variable], compute: str):
         self._trunk = trunk
@@ -69,6 +73,7 @@ class TrunkBuilder:
         self._dtype = COMPUTE_TYPES[compute]
         self._spatial = {name: index for index, name in enumerate(geometry.spatial_names(trunk))}
         self._residual = {name: index for index, name in enumerate(geometry.residual_names(trunk))}
+        self.activations: List[tf.Tensor] = []
 
     def __call__(self, inputs: tf.Tensor, window: Optional[GeometryTensors] = None) -> tf.Tensor:
         """The embedding map of ``inputs`` (``NHWC``, compute type). Without ``window``, ``inputs`` is a whole canvas of
@@ -86,6 +91,7 @@ class TrunkBuilder:
                 )
             elif isinstance(layer, Relu):
                 x = tf.nn.relu(x)
+                self.activations.append(x)
             elif isinstance(layer, Scalar):
                 if layer.weight:
                     x = x * self._value(layer.name + "/weight")
@@ -167,6 +173,25 @@ def pool_maximum(embedding: tf.Tensor, dtype: tf.DType):
     values = tf.gather_nd(flat, tf.stack([first, tf.range(channels)], axis=1))
     # maxima skip cells that are not a number on some machines; such a cell must reach the loss
     return values + tf.stop_gradient(0.0 * tf.reduce_sum(flat, axis=0)), first
+
+
+def pool_maxima(embedding: tf.Tensor, dtype: tf.DType):
+    """:func:`pool_maximum` of each map of a batch.
+
+    Args:
+        embedding: (n, height, width, channels).
+
+    Returns:
+        Values, (n, channels) in ``dtype``, and cells, (n, channels) int32, ``row * width + column``.
+    """
+    shape = tf.shape(embedding)
+    flat = tf.cast(tf.reshape(embedding, tf.stack([shape[0], -1, int(embedding.shape[3])])), dtype)
+    cells = shape[1] * shape[2]
+    maxima = tf.reduce_max(flat, axis=1, keepdims=True)
+    numbers = tf.broadcast_to(tf.range(cells)[:, tf.newaxis], tf.shape(flat))
+    first = tf.reduce_min(tf.where(tf.equal(flat, maxima), numbers, tf.fill(tf.shape(flat), cells - 1)), axis=1)
+    # maxima skip cells that are not a number on some machines; such a cell must reach the loss
+    return maxima[:, 0] + 0.0 * tf.reduce_sum(flat, axis=1), first
 
 
 def head(network: Network, variables: Dict[str, tf.Variable], pooled: tf.Tensor, label: tf.Tensor):

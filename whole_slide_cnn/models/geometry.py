@@ -5,7 +5,7 @@ extent of the whole canvas at that layer, never from the window's, because ``SAM
 """
 
 from dataclasses import dataclass
-from typing import Dict, List, NamedTuple, Tuple
+from typing import Dict, List, NamedTuple, Sequence, Tuple
 
 import numpy as np
 
@@ -170,11 +170,19 @@ def window_geometry(trunk: Trunk, canvas: Size, cells: Window) -> WindowGeometry
     """Geometry of a rectangle of cells of a canvas (architecture, streaming)."""
     rows = axis_geometry(trunk, canvas.height, Range(cells.top, cells.bottom))
     columns = axis_geometry(trunk, canvas.width, Range(cells.left, cells.right))
-    padding = [rows.padding[name] + columns.padding[name] for name in spatial_names(trunk)]
-    crops = [
-        [(r[0], c[0], r[1], c[1]) for r, c in zip(rows.crops[name], columns.crops[name])]
-        for name in residual_names(trunk)
-    ]
+    return join_axes(spatial_names(trunk), residual_names(trunk), cells, rows, columns)
+
+
+def join_axes(
+    spatial: Sequence[str], residual: Sequence[str], cells: Window, rows: AxisGeometry, columns: AxisGeometry
+) -> WindowGeometry:
+    """Geometry of a window from that of its rows and of its columns.
+
+    Args:
+        spatial, residual: names of the layers that may pad, and of the residual blocks.
+    """
+    padding = [rows.padding[name] + columns.padding[name] for name in spatial]
+    crops = [[(r[0], c[0], r[1], c[1]) for r, c in zip(rows.crops[name], columns.crops[name])] for name in residual]
     return WindowGeometry(
         cells,
         Window.from_bounds(rows.source.start, columns.source.start, rows.source.stop, columns.source.stop),

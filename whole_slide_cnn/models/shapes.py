@@ -42,9 +42,13 @@ def canvas_shapes(trunk: Trunk, canvas: Size) -> List[Step]:
     return _Follower(trunk, None).run(canvas)
 
 
-def window_shapes(trunk: Trunk, window: geometry.WindowGeometry) -> List[Step]:
-    """The forward pass over one window."""
-    return _Follower(trunk, window).run(window.pixels.size)
+def window_shapes(trunk: Trunk, window: geometry.WindowGeometry, channels: int = 3) -> List[Step]:
+    """The forward pass over one window.
+
+    Args:
+        channels: of what is fed: the image, or the map that a part of a trunk continues.
+    """
+    return _Follower(trunk, window).run(window.pixels.size, channels)
 
 
 def forward_flops(steps: Iterable[Step]) -> int:
@@ -52,12 +56,17 @@ def forward_flops(steps: Iterable[Step]) -> int:
     return sum(2 * step.kernel**2 * step.channels_in * step.elements for step in steps)
 
 
-def backward_flops(steps: Iterable[Step]) -> int:
-    """Those of its backward pass: each convolution once for its filter's gradient, and once for its input's, which the
-    image does not need."""
+def backward_flops(steps: Iterable[Step], from_image: bool = True) -> int:
+    """Those of its backward pass: each convolution once for its filter's gradient, and once for its input's, which an
+    image does not need.
+
+    Args:
+        from_image: whether the first step reads the image, and not a map.
+    """
     steps = list(steps)
     reads_image = [
-        all(at < 0 or (steps[at].kind == "pad" and steps[at].inputs == (-1,)) for at in s.inputs) for s in steps
+        from_image and all(at < 0 or (steps[at].kind == "pad" and steps[at].inputs == (-1,)) for at in s.inputs)
+        for s in steps
     ]
     return sum(forward_flops([step]) * (1 if image else 2) for step, image in zip(steps, reads_image))
 
@@ -89,8 +98,8 @@ class _Follower:
         self._residual = {name: index for index, name in enumerate(geometry.residual_names(trunk))}
         self._steps: List[Step] = []
 
-    def run(self, pixels: Size) -> List[Step]:
-        self._apply(self._trunk, -1, (pixels.height, pixels.width, 3))
+    def run(self, pixels: Size, channels: int = 3) -> List[Step]:
+        self._apply(self._trunk, -1, (pixels.height, pixels.width, channels))
         return self._steps
 
     def _add(self, name, kind, inputs, shape, kernel=0, channels_in=0):

@@ -62,7 +62,7 @@ def _half(estimates: Sequence[Estimate]) -> str:
 def _refusals(asked: Sequence[Estimate]) -> str:
     """One reason for each engine of which nothing fits."""
     fitting = {item.engine for item in asked if item.fits and item.offered}
-    last = {item.engine: item for item in asked if item.engine not in fitting}
+    last = {item.engine: item for item in asked if item.engine not in fitting and not item.fits}
     return "; ".join("{} does not fit ({})".format(engine, item.reason) for engine, item in last.items())
 
 

@@ -5,7 +5,7 @@ with the same residues modulo the cell stride pads alike in every layer; with at
 values (architecture, streaming). Going back, the gradients of all blank cells of a kind are summed onto it.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, Tuple
 
 import numpy as np
 
@@ -37,9 +37,19 @@ class BlankCanvas:
     """
 
     def __init__(self, trunk: Trunk, canvas: Size):
+        self.canvas = Size(*canvas)
         self.size = Size(*(blank_side(trunk, side) for side in canvas))
         self.cells = geometry.cells_of(trunk, self.size)
-        self._rows, self._columns = (_cell_map(trunk, large, small) for large, small in zip(canvas, self.size))
+        self._rows, self._columns = self.axes(trunk)
+
+    def axes(self, prefix: Trunk) -> Tuple[np.ndarray, np.ndarray]:
+        """For each row and each column of a map of the large canvas that of the small canvas's with the same values.
+
+        Args:
+            prefix: the layers from the pixels to the map.
+        """
+        rows, columns = (_cell_map(prefix, large, small) for large, small in zip(self.canvas, self.size))
+        return rows, columns
 
     def kinds_of(self, cells: np.ndarray) -> BlankKinds:
         """Sort blank cells into kinds.

@@ -1,0 +1,1 @@
+"""The slide stage by stage in tiles, with the maps between stages kept."""
