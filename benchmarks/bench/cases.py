@@ -1,4 +1,4 @@
-"""What is measured: engines of the table and variants of ``streaming``, on canvases of some sizes, training or not."""
+"""What is measured: engines of the table and variants of ``staged``, on canvases of some sizes, training or not."""
 
 from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Tuple
 
@@ -10,7 +10,7 @@ MODES = ("train", "predict")
 
 
 class Technique(NamedTuple):
-    """Something that makes ``streaming`` faster, switched off.
+    """Something that makes ``staged`` faster, switched off.
 
     Attributes:
         name: what is missing then.
@@ -24,8 +24,14 @@ class Technique(NamedTuple):
 
 
 # One line for each technique. All of them together are the streaming CNN of 2019, with its exact windows alone.
-TECHNIQUES = (Technique("blank skipping", blank=False),)
-ALL_OFF = "streaming, all off"
+TECHNIQUES = (
+    Technique("blank skipping", {"skip_blank": False}, blank=False),
+    Technique("stages", {"checkpoints": "none"}),
+    Technique("kept activations", {"keep_activations": False}),
+    Technique("sparse backward", {"sparse_backward": False}),
+)
+ENGINE = "staged"
+ALL_OFF = ENGINE + ", all off"
 
 
 class Case(NamedTuple):
@@ -51,7 +57,7 @@ class Case(NamedTuple):
 
 
 def engine_rows(given: Dict[str, Dict[str, Any]]) -> List[Tuple[str, str, Dict[str, Any], bool]]:
-    """(name, engine, options, blank) of every engine of the table, and of ``streaming`` with everything off.
+    """(name, engine, options, blank) of every engine of the table, and of ``staged`` with everything off.
 
     Args:
         given: options by engine, which all of its rows have.
@@ -61,17 +67,17 @@ def engine_rows(given: Dict[str, Dict[str, Any]]) -> List[Tuple[str, str, Dict[s
 
 
 def technique_rows(given: Dict[str, Dict[str, Any]]) -> List[Tuple[str, str, Dict[str, Any], bool]]:
-    """Those of ``streaming`` with one technique off, unless there is only one, and that is everything."""
+    """Those of ``staged`` with one technique off, unless there is only one, and that is everything."""
     if len(TECHNIQUES) < 2:
         return []
-    return [_without("streaming, no " + item.name, (item,), given) for item in TECHNIQUES]
+    return [_without(ENGINE + ", no " + item.name, (item,), given) for item in TECHNIQUES]
 
 
 def _without(name: str, off: Sequence[Technique], given: Dict[str, Dict[str, Any]]):
-    options = dict(given.get("streaming", {}))
+    options = dict(given.get(ENGINE, {}))
     for item in off:
         options.update(item.options)
-    return name, "streaming", options, all(item.blank for item in off)
+    return name, ENGINE, options, all(item.blank for item in off)
 
 
 def cases(
