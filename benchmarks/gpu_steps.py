@@ -44,7 +44,7 @@ EXACTNESS = (
     "tiny-gmp-sigmoid-333x450-inside-w64",
 )
 CASES = {str(case): case for case in exactness.CASES}
-ENGINES = ("streaming", "unified", "direct")
+ENGINES = ("streaming", "unified", "staged", "direct")
 TF32 = "tensorfloat32"
 LEAST_SECONDS = 10  # no row begins with less before the deadline
 SETTINGS = ("NVIDIA_TF32_OVERRIDE", "TF_CUDNN_USE_AUTOTUNE", "TF_CUDNN_WORKSPACE_LIMIT_IN_MB")  # that change figures
@@ -238,7 +238,7 @@ def compare(options, unit: Dict[str, Any]) -> Dict[str, Any]:
     if "float64" in types:
         direct = exactness.compute("direct", CASES[name])
         row.update(digest=digest(direct), float64={})
-        for engine in ("streaming", "unified"):
+        for engine in exactness.engines_of(CASES[name]):
             error, where = exactness.largest_error(exactness.compute(engine, CASES[name]), direct)
             row["float64"][engine] = {"error": error, "where": where}
     for dtype in [dtype for dtype in types if dtype != "float64"]:
