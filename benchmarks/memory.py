@@ -88,6 +88,7 @@ def measure(options, side: int, slide: str) -> dict:
     network = Network(options.backbone, options.pooling, "softmax", 3)
     extra = {
         "streaming": {"window": options.window},
+        "staged": {"memory_gb": options.staged_gb},
         "unified": {"strip_mb": options.strip_mb, "group_mb": options.group_mb},
     }.get(options.engine, {})
     plan = engine_memory(options.engine, network, Size(side, side), options.compute, True, **extra)
@@ -121,6 +122,7 @@ def main(arguments):
     parser.add_argument("--pooling", default="gmp")
     parser.add_argument("--compute", default="float32")
     parser.add_argument("--window", type=int, default=512)
+    parser.add_argument("--staged-gb", type=float, default=4.0)
     parser.add_argument("--strip-mb", type=float, default=16)
     parser.add_argument("--group-mb", type=float, default=4000)
     parser.add_argument("--sizes", type=int, nargs="+", default=[2048, 4096, 8192])

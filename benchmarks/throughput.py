@@ -42,7 +42,7 @@ PRESETS: Dict[str, Dict[str, Any]] = {
     "step": {
         "sides": [4096, 8192],
         "modes": ["train", "predict"],
-        "only": ["streaming"],
+        "only": ["streaming", "staged"],
         "ablation": [],
         "iterations": 1,
         "minutes": 0.0,

@@ -5,6 +5,7 @@ import html as markup
 import io
 from typing import Any, Dict, List, Optional, Sequence
 
+from bench.cases import ENGINE
 from bench.statistics import box, per_minute
 
 GMAC = 1e9
@@ -33,10 +34,10 @@ def html(report: Dict[str, Any]) -> str:
     rows = report["rows"]
     parts = ["<h1>Throughput and memory</h1>", _paragraph(introduction(report))]
     parts += [_figure(four_panels(rows), "Images per minute and peak memory over the canvas")]
-    techniques = [row for row in rows if row["engine"] == "streaming" and "step" in row]
+    techniques = [row for row in rows if row["engine"] == ENGINE and "step" in row]
     if len({row["name"] for row in techniques}) > 1:
         parts += [
-            "<h2>Techniques of streaming</h2>",
+            "<h2>Techniques of staged</h2>",
             _figure(bars(techniques), "Seconds of a step with techniques off"),
         ]
     parts += ["<h2>All cases</h2>", _paragraph(LEGEND), _table(HEADINGS, [cells(row) for row in rows], rows)]
