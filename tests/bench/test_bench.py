@@ -287,7 +287,7 @@ def test_programs_of_peers_import_nothing_of_this_repository_but_what_measures()
 
 def report():
     measured = {"step": statistics.summary([2.0, 3.0]), "images_per_minute": statistics.summary([20.0, 30.0])}
-    row = dict(CASE._asdict(), name="streaming", engine="streaming", seconds=[2.0, 3.0], tissue=0.25, **measured)
+    row = dict(CASE._asdict(), name=cases.ENGINE, engine=cases.ENGINE, seconds=[2.0, 3.0], tissue=0.25, **measured)
     rows = [
         dict(row, peak_bytes=2 * 10**9, predicted_bytes=10**9, predicted_seconds=5.0),
         dict(row, name=cases.ALL_OFF, mode="train", peak_bytes=10**9),
