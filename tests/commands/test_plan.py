@@ -6,6 +6,7 @@ import pytest
 
 from tf_um_patch.host import GpuInfo
 from whole_slide_cnn import plan
+from whole_slide_cnn.engines.table import ENGINES
 
 SMALL = "--set", "streaming.window=64", "--set", "unified.strip_mb=1"
 
@@ -25,7 +26,7 @@ def test_a_plan_for_this_machine_and_for_a_gpu(planned, tmp_path):
     assert outcome.code == 0 and outcome.stdout.count("recommended: direct (") == 2
     assert "on this machine (" in outcome.stdout and "on V100-32GB: device 32.8 GB, host " in outcome.stdout
     host, gpu = json.loads((tmp_path / "plan.json").read_text())
-    assert [item["engine"] for item in host["estimates"]] == ["direct", "streaming", "unified"]
+    assert [item["engine"] for item in host["estimates"]] == list(ENGINES)
     assert gpu["recommended"] == "direct" and gpu["target"]["gpu"] and gpu["compute"] == "float32"
     moved = [item["simulation"]["on_demand_bytes"] for item in gpu["estimates"] if item["engine"] == "unified"]
     assert moved == [0] * len(moved)  # all of it fits

@@ -185,8 +185,8 @@ class StagedEngine(Engine):
             self._blank_maps(canvas)  # here, and not in a thread that reads
         held = [self._forward_region(canvas, slide, region, None, hold, pooling, logits) for region in slide.regions]
         if len(slide.blank.kinds):
-            maps = self._blank_maps(canvas)
-            pooling.add_blank(slide.blank, maps[-1].reshape(-1, self.network.channels))
+            cells = self._blank_maps(canvas)[-1].reshape(-1, self.network.channels)
+            pooling.add_blank(slide.blank, cells.astype(self._gradient_type))  # NumPy does not order bfloat16
         return pooling.result(), held if hold else []
 
     def _forward_region(
