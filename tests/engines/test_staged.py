@@ -8,13 +8,14 @@ import pytest
 
 from whole_slide_cnn.engines.direct.engine import DirectEngine
 from whole_slide_cnn.engines.staged.engine import StagedEngine
+from whole_slide_cnn.engines.staged.network import StageGraph
 from whole_slide_cnn.engines.staged.options import StagedOptions
 from whole_slide_cnn.engines.staged.pages import Pages, page_count
 from whole_slide_cnn.engines.staged.plan import StagedPlan, slices
 from whole_slide_cnn.engines.staged.stages import CHECKPOINTS, split, stages_of
 from whole_slide_cnn.engines.staged.tiles import cover
 from whole_slide_cnn.engines.table import ENGINES
-from whole_slide_cnn.errors import SlideError, TensorTooLargeError
+from whole_slide_cnn.errors import ConfigError, SlideError, TensorTooLargeError
 from whole_slide_cnn.models import geometry
 from whole_slide_cnn.models.network import Network
 from whole_slide_cnn.models.resnet import TRUNKS
@@ -110,6 +111,32 @@ def test_a_slide_that_breaks_leaves_nothing_behind():
             engine.gradients([canvases[0], broken], [1, 2])
         _, found = engine.gradients(canvases, labels)
         assert max(exactness.relative_error(found[key], value) for key, value in gradients.items()) < 1e-11
+
+
+def test_the_maximum_of_a_pooling_is_never_taken_from_another_run_than_its_input(monkeypatch):
+    fed = []
+
+    def run(graph, session, fetches, feed):
+        if graph.result_gradient in feed:
+            fed.append((graph.stage.index, graph.result in feed, all(tensor in feed for tensor in graph.inner)))
+        return original(graph, session, fetches, feed)
+
+    original = StageGraph._run
+    monkeypatch.setattr(StageGraph, "_run", run)
+    network, canvases, labels, _, gradients, _ = _direct("tiny-gmp-softmax-333x450-pair-w96")
+    for keeps in (True, False):
+        with StagedEngine(network, canvases[0].size, "float64", training=True, keep_activations=keeps) as engine:
+            engine.load_state(exactness.random_weights(network, 0))
+            engine.gradients(canvases, labels)
+    stem = {(with_result, with_inner) for index, with_result, with_inner in fed if index == 0}
+    assert stem == {(True, True), (False, False)}
+    assert all(with_result for index, with_result, _ in fed if index > 0)
+
+
+def test_it_does_not_train_on_a_gpu_as_it_was_never_shown_to_be_exact_there(monkeypatch):
+    monkeypatch.setattr("whole_slide_cnn.engines.runtime.has_gpu", lambda: True)
+    with pytest.raises(ConfigError, match="set staged.skip_blank: false, or use engine: streaming"):
+        StagedEngine(Network("tiny", "gmp", "softmax", 2), Size(320, 320), training=True)
 
 
 # The plan.

@@ -21,6 +21,7 @@ from whole_slide_cnn.engines.staged.pooling import Pooled, running_pooling
 from whole_slide_cnn.engines.staged.stages import Stage
 from whole_slide_cnn.engines.staged.tiles import Cover
 from whole_slide_cnn.engines.streaming.feeding import ReadAhead
+from whole_slide_cnn.errors import ConfigError
 from whole_slide_cnn.models import build
 from whole_slide_cnn.models.layers import Relu
 from whole_slide_cnn.models.network import Network
@@ -57,6 +58,7 @@ class StagedEngine(Engine):
         plan: of canvases of this size.
 
     Raises:
+        ConfigError: it would train on a GPU with blank area skipped.
         TensorTooLargeError: a tile has a tensor of 2^31 elements or more.
     """
 
@@ -71,6 +73,11 @@ class StagedEngine(Engine):
     ):
         assert isinstance(network.trunk[-1], Relu)  # so a maximum of zero passes no gradient
         trains = optimiser is not None if training is None else training
+        if trains and runtime.has_gpu() and StagedOptions(**options).skip_blank:
+            raise ConfigError(
+                "engine staged is not shown to train exactly on a GPU where blank area is skipped (docs/gpu.md); set "
+                "staged.skip_blank: false, or use engine: streaming"
+            )
         unrolls = runtime.unrolls_patches(compute)
         self.plan = StagedPlan(
             network.trunk,

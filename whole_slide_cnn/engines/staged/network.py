@@ -9,7 +9,7 @@ from whole_slide_cnn.engines.accumulators import Accumulators
 from whole_slide_cnn.engines.staged.stages import Stage
 from whole_slide_cnn.models import build
 from whole_slide_cnn.models.geometry import WindowGeometry
-from whole_slide_cnn.models.layers import layer_variables, walk
+from whole_slide_cnn.models.layers import MaxPool, layer_variables, walk
 from whole_slide_cnn.models.network import Network
 
 Feed = Dict[Any, Any]
@@ -83,7 +83,9 @@ class StageGraph:
         """
         feed = dict(feed)
         feed[self.result_gradient] = gradient
-        if result is not None:
+        # cuDNN finds a maximum by comparing it with the pooling's input to the bit: it must be of the same run
+        pooled_last = isinstance(self.stage.layers[-1], MaxPool)
+        if result is not None and (inner or not pooled_last):
             feed[self.result] = result
         feed.update(zip(self.inner, inner))
         wanted = [self.add_gradients] + ([] if self.given_gradient is None else [self.given_gradient])
