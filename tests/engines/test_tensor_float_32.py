@@ -14,7 +14,7 @@ from whole_slide_cnn.sizes import Size
 from whole_slide_cnn.slides.canvas import ArrayCanvas
 
 NETWORK, SIZE = Network("tiny", "gmp", "softmax", 3), Size(96, 128)
-OPTIONS = {"streaming": {"window": 64}, "unified": {"strip_mb": 0.2, "group_mb": 2}}
+OPTIONS = {"streaming": {"window": 64}, "unified": {"strip_mb": 0.2, "group_mb": 2}, "staged": {"skip_blank": False}}
 OVERRIDE = "NVIDIA_TF32_OVERRIDE"
 
 
