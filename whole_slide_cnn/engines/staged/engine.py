@@ -17,10 +17,10 @@ from whole_slide_cnn.engines.staged.network import StageGraph
 from whole_slide_cnn.engines.staged.options import StagedOptions
 from whole_slide_cnn.engines.staged.pages import Pages
 from whole_slide_cnn.engines.staged.plan import Region, SlidePlan, StagedPlan, beside_maps, slices
-from whole_slide_cnn.engines.staged.pooling import Pooled, running_pooling
 from whole_slide_cnn.engines.staged.stages import Stage
 from whole_slide_cnn.engines.staged.tiles import Cover
 from whole_slide_cnn.engines.streaming.feeding import ReadAhead
+from whole_slide_cnn.engines.streaming.pooling import BLANK, Pooled, running_pooling
 from whole_slide_cnn.errors import ConfigError
 from whole_slide_cnn.models import build
 from whole_slide_cnn.models.layers import Relu
@@ -249,7 +249,7 @@ class StagedEngine(Engine):
             for tile, values in zip(batch, scores.reshape((len(batch),) + batch[0].size + (-1,))):
                 logits[slices(tile)] = values
         for index, tile in enumerate(batch):
-            pooling.add_tile(tile, *(part[index] for part in summary))
+            pooling.add_window(0, tile, *(part[index] for part in summary))
         return (result[0] if hold else None), inner
 
     # Backward.
@@ -257,15 +257,16 @@ class StagedEngine(Engine):
     def _winners(self, canvas: Canvas, slide: SlidePlan, pooled: Pooled, gradient: np.ndarray) -> "_Maxima":
         """The gradient of the embedding map under maximum pooling; that of blank cells goes to the blank canvas."""
         active = (gradient != 0) & (pooled.values > 0)
-        rows, columns = np.divmod(np.where(pooled.is_blank, 0, pooled.cell), self.plan.cells.width)
-        in_tile = ~pooled.is_blank & ~slide.coloured[-1][rows, columns]  # blank, although a tile computed it
+        is_blank = pooled.owner == BLANK
+        rows, columns = np.divmod(pooled.position, self.plan.cells.width)
+        in_tile = ~is_blank & ~slide.coloured[-1][rows, columns]  # blank, although a tile computed it
         small_rows, small_columns = self.plan.blank_axes[-1]
-        kinds = np.where(in_tile, small_rows[rows] * self.plan.blank.cells.width + small_columns[columns], pooled.cell)
-        channels = np.flatnonzero(active & (pooled.is_blank | in_tile))
+        kinds = small_rows[rows] * self.plan.blank.cells.width + small_columns[columns]
+        channels = np.flatnonzero(active & (is_blank | in_tile))
         if len(channels):
             gradients = self._blank_gradients_of(canvas)[-1].reshape(-1, self.network.channels)
             gradients[kinds[channels], channels] += gradient[channels]
-        channels = np.flatnonzero(active & ~pooled.is_blank & ~in_tile)
+        channels = np.flatnonzero(active & ~is_blank & ~in_tile)
         return _Maxima(rows[channels], columns[channels], channels, gradient)
 
     def _backward(

@@ -344,8 +344,13 @@ class StagedPlan:
         return stage.amid(max(self._sizes[stage.index], key=lambda size: size.height * size.width))
 
     def peak_bytes(self) -> int:
-        """The most bytes that the tensors of a tile, or of a stage of the blank canvas, take."""
-        tiles = [self._tile_bytes(stage, self.largest(stage)) for stage in self.stages]
+        """The most bytes that the tensors of a run take: of tiles that are computed together, or of a stage of the
+        blank canvas."""
+        tiles = [
+            self.batch(stage, size) * self._tile_bytes(stage, stage.amid(size))
+            for stage in self.stages
+            for size in self._sizes[stage.index]
+        ]
         blank = [self._tile_bytes(stage, Window(0, 0, *stage.target.size)) for stage in self.small_stages]
         return max(tiles + blank)
 

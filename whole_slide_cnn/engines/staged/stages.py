@@ -2,7 +2,7 @@
 
 A stage is a run of layers of the trunk. Between stages lie levels: level 0 holds the pixels, level ``i + 1`` what stage
 ``i`` gives. While a slide is computed the map of a level is kept, so that windows have no halo but their stage's own,
-and so that going back computes one stage at a time (Chen et al. 2016, section 3, on the windows of a slide).
+and so that going back computes one stage at a time (Chen et al. 2016, section 4, on the windows of a slide).
 
 It is arithmetic on shapes: TensorFlow is not imported.
 """

@@ -18,11 +18,13 @@ class Pooled(NamedTuple):
         owner: (channels,) position of the window in the cover that holds the maximum, or -1 for the blank canvas;
             empty for the average.
         cell: (channels,) row * width + column of the maximum in its window's map, or in the blank canvas's.
+        position: (channels,) raster position of the maximum in the whole map.
     """
 
     values: np.ndarray
     owner: np.ndarray
     cell: np.ndarray
+    position: np.ndarray
 
 
 class RunningMaximum:
@@ -62,7 +64,7 @@ class RunningMaximum:
     def result(self) -> Pooled:
         """What was found."""
         assert self._values is not None, "nothing was pooled"
-        return Pooled(self._values, self._owner, self._cell)
+        return Pooled(self._values, self._owner, self._cell, self._positions)
 
     def _add(self, values: np.ndarray, positions: np.ndarray, owner: int, cells: np.ndarray):
         if self._values is None:
@@ -107,7 +109,7 @@ class RunningAverage:
     def result(self) -> Pooled:
         """What was found."""
         nowhere = np.zeros(0, np.int64)
-        return Pooled(self._total / (self._cells.height * self._cells.width), nowhere, nowhere)
+        return Pooled(self._total / (self._cells.height * self._cells.width), nowhere, nowhere, nowhere)
 
 
 def running_pooling(pooling: str, cells: Size) -> Union[RunningMaximum, RunningAverage]:
