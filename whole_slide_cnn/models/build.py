@@ -93,9 +93,7 @@ class TrunkBuilder:
                 x = tf.nn.relu(x)
                 self.activations.append(x)
             elif isinstance(layer, Scalar):
-                if layer.weight:
-                    x = x * self._value(layer.name + "/weight")
-                x = x + self._value(layer.name + "/bias")
+                x = self._scalar(layer, x)
             else:
                 x = self._residual_block(layer, x, window)
         return x
@@ -105,7 +103,15 @@ class TrunkBuilder:
         if window is not None:
             crops = window.crops[self._residual[layer.name]]
             inputs = [_crop(x, crops[branch]) for branch in range(2)]
-        return self._apply(layer.body, inputs[0], window) + self._apply(layer.shortcut, inputs[1], window)
+        return self._sum(self._apply(layer.body, inputs[0], window), self._apply(layer.shortcut, inputs[1], window))
+
+    def _sum(self, body: tf.Tensor, shortcut: tf.Tensor) -> tf.Tensor:
+        return body + shortcut
+
+    def _scalar(self, layer: Scalar, x: tf.Tensor) -> tf.Tensor:
+        if layer.weight:
+            x = x * self._value(layer.name + "/weight")
+        return x + self._value(layer.name + "/bias")
 
     def _conv(self, layer: Conv, x: tf.Tensor, window: Optional[GeometryTensors]) -> tf.Tensor:
         kernel, bias = self._folded(layer)
@@ -135,7 +141,9 @@ class TrunkBuilder:
             paddings = [[0, 0], list(rows), list(columns), [0, 0]]
         else:
             paddings = tf.pad(tf.reshape(window.padding[self._spatial[layer.name]], [2, 2]), [[1, 1], [0, 0]])
-        return tf.pad(x, paddings, constant_values=value)
+        padded = tf.pad(x, paddings, constant_values=value)
+        padded.set_shape([x.shape[0], None, None, x.shape[3]])
+        return padded
 
     def _value(self, name: str) -> tf.Tensor:
         return tf.cast(self._variables[name], self._dtype)

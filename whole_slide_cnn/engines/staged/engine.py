@@ -5,7 +5,7 @@ one small blank canvas at every stage. Going back, stages follow in reverse, eac
 not grow with the canvas: what does not fit the budget is computed region by region, twice.
 """
 
-from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -13,9 +13,10 @@ import tensorflow.compat.v1 as tf
 from whole_slide_cnn.engines import runtime
 from whole_slide_cnn.engines.accumulators import Accumulators
 from whole_slide_cnn.engines.interface import Engine, Prediction
-from whole_slide_cnn.engines.staged.network import StageGraph
+from whole_slide_cnn.engines.staged.feeding import Buffers, WriteBehind
+from whole_slide_cnn.engines.staged.network import Feed, StageGraph
 from whole_slide_cnn.engines.staged.options import StagedOptions
-from whole_slide_cnn.engines.staged.pages import Pages
+from whole_slide_cnn.engines.staged.pages import Make, Pages
 from whole_slide_cnn.engines.staged.plan import Region, SlidePlan, StagedPlan, beside_maps, slices
 from whole_slide_cnn.engines.staged.stages import Stage
 from whole_slide_cnn.engines.staged.tiles import Cover
@@ -89,11 +90,12 @@ class StagedEngine(Engine):
             beside_maps(network, Size(*canvas_size), compute, trains, unrolls),
         )
         self.plan.check_sizes()
-        self._reader = ReadAhead()
+        self._reader, self._writer = ReadAhead(), WriteBehind()
         super().__init__(network, canvas_size, compute, optimiser, training)
 
     def close(self):
         self._reader.close()
+        self._writer.close()
         super().close()
 
     def _build_graph(self):
@@ -230,9 +232,9 @@ class StagedEngine(Engine):
                 else:
                     result, inner = graph.forward(self._session, feed, keeps)
                 if result_map is not None:
-                    for tile, values in zip(batch, result):
-                        result_map.write(tile, values)
+                    self._writer.submit(_for_each, result_map.write, batch, result)
                 batches.append(_Batch(batch, inner))
+            self._writer.wait()
             held.maps.append(result_map)
             held.covers.append(cover)
             held.batches.append(batches)
@@ -295,17 +297,14 @@ class StagedEngine(Engine):
         gradients: Optional[Pages] = None
         for stage, graph in zip(reversed(self.plan.stages), reversed(self._stages)):
             before = Pages(stage.source, self._gradient_type) if stage.index else None
-            result_map = held.maps[stage.index + 1]
-            for batch, feed in self._feeds(canvas, stage, held, self._batches_back(stage, region, held, active)):
-                if gradients is None:
-                    given = np.stack([cells.tile(tile, self._gradient_type) for tile in batch.tiles])
-                else:
-                    given = gradients.read(batch.tiles)
-                result = None if result_map is None else result_map.read(batch.tiles)
-                found = graph.backward(self._session, feed, given, result, batch.inner)
+            batches = self._batches_back(stage, region, held, active)
+            given = _GradientFeed(graph, cells if gradients is None else gradients, held.maps[stage.index + 1])
+            for batch, feed in self._feeds(canvas, stage, held, batches, given):
+                found = graph.backward(self._session, feed)
                 if before is not None and found is not None:
-                    for tile, values in zip(batch.tiles, found):
-                        before.add(stage.geometry(tile).pixels, values)
+                    windows = [stage.geometry(tile).pixels for tile in batch.tiles]
+                    self._writer.submit(_for_each, before.add, windows, found)
+            self._writer.wait()
             if before is not None:
                 self._move_blank_gradient(canvas, stage.index, before, slide.coloured[stage.index])
             gradients = before
@@ -383,7 +382,7 @@ class StagedEngine(Engine):
                 whole = stage.geometry(Window(0, 0, *stage.target.size))
                 feed = graph.feed(whole, maps[stage.index][np.newaxis])
                 result = maps[stage.index + 1][np.newaxis]
-                found = graph.backward(self._session, feed, gradient, result)
+                found = graph.backward(self._session, graph.feed_back(feed, gradient, result))
                 if found is not None:
                     gradient = found + gradients[stage.index]
         self._known_blank_gradients = {}
@@ -403,26 +402,57 @@ class StagedEngine(Engine):
 
         return Pages(self.plan.levels[level], self._value_type if level else np.uint8, blank)
 
-    def _feeds(self, canvas: Canvas, stage: Stage, held: _Held, batches: Iterable) -> Iterator:
-        """Each batch (a list of tiles, or a :class:`_Batch`) with the feed for it; pixels are read one batch ahead."""
-        graph, source = self._stages[stage.index], held.maps[stage.index]
+    def _feeds(
+        self, canvas: Canvas, stage: Stage, held: _Held, batches: Iterable, gradient: Optional["_GradientFeed"] = None
+    ) -> Iterator:
+        """Each batch (a list of tiles, or a :class:`_Batch`) with the feed for it, which is read one batch ahead."""
+        graph, source, buffers = self._stages[stage.index], held.maps[stage.index], Buffers()
         is_read = source is None or (stage.index == 0 and not held.batches)
 
         def load(batch):
+            buffers.turn()
             tiles = batch.tiles if isinstance(batch, _Batch) else batch
             geometries = [stage.geometry(tile) for tile in tiles]
-            windows = [one.pixels for one in geometries]
+            windows, make = [one.pixels for one in geometries], buffers.maker("given")
             if source is None or is_read:
-                given = np.stack([canvas.read(window) for window in windows])
+                given = make((len(windows),) + windows[0].size + (3,), np.dtype(np.uint8))
+                for values, window in zip(given, windows):
+                    values[...] = canvas.read(window)
+                    if source is not None:
+                        source.write(window, values)
             else:
-                given = source.read(windows)
-            return batch, windows, graph.feed(geometries[0], given)
+                given = source.read(windows, make)
+            feed = graph.feed(geometries[0], given)
+            return batch, feed if gradient is None else gradient.add(feed, batch, buffers)
 
-        for batch, windows, feed in self._reader(batches, load):
-            if is_read and source is not None:
-                for window, values in zip(windows, feed[graph.given]):
-                    source.write(window, values)
-            yield batch, feed
+        yield from self._reader(batches, load)
+
+
+class _GradientFeed:
+    """What is fed to a stage on the way back beside what it was given.
+
+    Args:
+        graph: the stage.
+        gradient: of its result: pages, or cells.
+        result: its result, where it is known.
+    """
+
+    def __init__(self, graph: StageGraph, gradient: Any, result: Optional[Pages]):
+        self._graph, self._gradient, self._result = graph, gradient, result
+
+    def add(self, feed: Feed, batch: _Batch, buffers: Buffers) -> Feed:
+        """A feed with it."""
+        gradient = self._gradient.read(batch.tiles, buffers.maker("gradient"))
+        result = None
+        if self._result is not None and self._graph.takes_result(batch.inner):
+            result = self._result.read(batch.tiles, buffers.maker("result"))
+        return self._graph.feed_back(feed, gradient, result, batch.inner)
+
+
+def _for_each(use: Callable[[Window, np.ndarray], None], windows: Sequence[Window], values: np.ndarray) -> None:
+    """Use each of some windows with its values."""
+    for window, part in zip(windows, values):
+        use(window, part)
 
 
 class _Maxima:
@@ -441,11 +471,13 @@ class _Maxima:
         inside &= (self.columns >= cells.left) & (self.columns < cells.right)
         return _Maxima(self.rows[inside], self.columns[inside], self.channels[inside], self.gradient)
 
-    def tile(self, tile: Window, dtype) -> np.ndarray:
-        """A tile of it, (rows, columns, all channels)."""
-        part = self.within(tile)
-        values = np.zeros(tile.size + self.gradient.shape, dtype)
-        values[part.rows - tile.top, part.columns - tile.left, part.channels] = self.gradient[part.channels]
+    def read(self, tiles: Sequence[Window], make: Make) -> np.ndarray:
+        """Tiles of one size of it: (n, rows, columns, all channels), in an array of ``make``."""
+        values = make((len(tiles),) + tiles[0].size + self.gradient.shape, self.gradient.dtype)
+        values[...] = 0
+        for target, tile in zip(values, tiles):
+            part = self.within(tile)
+            target[part.rows - tile.top, part.columns - tile.left, part.channels] = self.gradient[part.channels]
         return values
 
 
@@ -455,6 +487,8 @@ class _Uniform:
     def __init__(self, each: np.ndarray):
         self.each = each
 
-    def tile(self, tile: Window, dtype) -> np.ndarray:
-        """A tile of it."""
-        return np.broadcast_to(self.each.astype(dtype), tile.size + self.each.shape)
+    def read(self, tiles: Sequence[Window], make: Make) -> np.ndarray:
+        """Tiles of one size of it: (n, rows, columns, all channels), in an array of ``make``."""
+        values = make((len(tiles),) + tiles[0].size + self.each.shape, self.each.dtype)
+        values[...] = self.each
+        return values

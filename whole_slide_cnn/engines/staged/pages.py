@@ -11,6 +11,8 @@ PAGE_BLOCKS = 8  # along a side of a page: 256 x 256 canvas pixels
 
 # From a window of positions to its values (height, width, channels) on a canvas that is all blank.
 Blank = Callable[[Window], np.ndarray]
+# An array that is yet to be set, from its shape and type.
+Make = Callable[[Sequence[int], np.dtype], np.ndarray]
 
 
 class Pages:
@@ -27,9 +29,13 @@ class Pages:
         self._side = page_side(level)
         self._pages: Dict[Tuple[int, int], np.ndarray] = {}
 
-    def read(self, windows: Sequence[Window]) -> np.ndarray:
-        """Values of windows of one size: (n, height, width, channels), a copy."""
-        values = np.empty((len(windows),) + windows[0].size + (self._level.channels,), self._dtype)
+    def read(self, windows: Sequence[Window], make: Make = np.empty) -> np.ndarray:
+        """Values of windows of one size: (n, height, width, channels), a copy.
+
+        Args:
+            make: makes the array that they are put into, from its shape and type.
+        """
+        values = make((len(windows),) + windows[0].size + (self._level.channels,), self._dtype)
         for target, window in zip(values, windows):
             self._read(window, target)
         return values

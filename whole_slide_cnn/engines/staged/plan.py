@@ -28,7 +28,7 @@ _TILE_FLOPS, _RUN_FLOPS = 1.5e7, 1.5e8
 # Tensors of one run: a share of the budget, within bounds. Larger runs save nothing more.
 _TILE_SHARE, _LEAST_TILE_BYTES, _MOST_TILE_BYTES = 0.15, 4.8e7, 5.12e8
 # Tiles that are computed alike in one run, at most.
-_MOST_IN_BATCH = 16
+_MOST_IN_BATCH = 64
 # The least that is left for maps between stages, whatever the budget.
 _LEAST_STORE_BYTES = 1e8
 _PLANS_KEPT = 64
@@ -393,7 +393,8 @@ class StagedPlan:
         return found
 
     def _tile_bytes(self, stage: Stage, window: Window) -> int:
-        """Bytes that a tile takes while it is computed, with what is fed and fetched."""
+        """Bytes that a tile takes while it is computed, with what is fed and fetched: twice, since the next is read and
+        the last is written beside it."""
         value, head = VALUE_BYTES[self.compute], HEAD_BYTES[self.compute]
         steps, seen = stage.shapes(window), stage.geometry(window).pixels
         given = seen.height * seen.width * stage.source.channels
@@ -401,8 +402,8 @@ class StagedPlan:
         if stage.index == 0:
             total += given * (3 + head + (value if value != head else 0))
         else:
-            total += given * (value + (2 * head if self.training else value))
-        return int(total + steps[-1].elements * (value + (2 * head if self.training else 0)))
+            total += 2 * given * (value + (head if self.training else 0))
+        return int(total + 2 * steps[-1].elements * (value + (head if self.training else 0)))
 
     def _inner_bytes(self, stage: Stage, size: Size) -> int:
         if (stage.index, size) not in self._inner:
@@ -454,7 +455,7 @@ def _last_flops(steps: Sequence[shapes.Step]) -> int:
     """FLOPs that lead to the last step alone: of the convolutions that no gradient reads, since the last map is fed."""
     read: Set[int] = set()
     for position, step in enumerate(steps[:-1]):
-        if step.kind in ("conv", "pool", "multiply"):
+        if step.kind in ("conv", "pool"):  # not "multiply": the factors of what convolutions give are in their kernels
             read.update(step.inputs)
         if step.kind in ("relu", "pool"):
             read.add(position)
