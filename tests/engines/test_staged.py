@@ -13,7 +13,7 @@ from whole_slide_cnn.engines.staged.options import StagedOptions
 from whole_slide_cnn.engines.staged.pages import Pages, page_count
 from whole_slide_cnn.engines.staged.plan import StagedPlan, slices
 from whole_slide_cnn.engines.staged.stages import CHECKPOINTS, split, stages_of
-from whole_slide_cnn.engines.staged.tiles import cover
+from whole_slide_cnn.engines.staged.tiles import cover, halved
 from whole_slide_cnn.engines.table import ENGINES
 from whole_slide_cnn.errors import ConfigError, SlideError, TensorTooLargeError
 from whole_slide_cnn.models import geometry
@@ -162,11 +162,24 @@ def test_tiles_are_disjoint_and_hold_what_is_wanted():
     random = np.random.RandomState(0)
     for _ in range(200):
         wanted = random.rand(*random.randint(1, 40, 2)) < random.choice([0.02, 0.3, 0.95])
-        times = np.zeros(wanted.shape, int)
-        for tile in cover(wanted, Size(*random.randint(1, 12, 2))):
-            assert wanted[slices(tile)].any()
-            times[slices(tile)] += 1
-        assert times.max(initial=0) <= 1 and (times[wanted] == 1).all()
+        size = Size(*random.randint(1, 12, 2))
+        whole = cover(wanted, size)
+        for tiles in (whole, halved(wanted, whole, size)):
+            times = np.zeros(wanted.shape, int)
+            for tile in tiles:
+                assert wanted[slices(tile)].any()
+                times[slices(tile)] += 1
+            assert times.max(initial=0) <= 1 and (times[wanted] == 1).all()
+        for tile, half in zip(whole, tiles):
+            assert half.height in (tile.height, size.height // 2) and half.width in (tile.width, size.width // 2)
+
+
+def test_a_tile_is_halved_where_the_rest_of_it_is_not_wanted():
+    wanted = np.zeros((8, 8), bool)
+    wanted[1, 2] = wanted[2:4, 6] = True
+    tiles = [Window(0, 0, 4, 4), Window(0, 4, 4, 4), Window(4, 0, 4, 4)]
+    assert halved(wanted, tiles[:2], Size(4, 4)) == (Window(0, 2, 2, 2), Window(2, 6, 2, 2))
+    assert halved(wanted, tiles[:2], Size(4, 8)) == tuple(tiles[:2])  # these were cut short
 
 
 def test_pages_are_blank_until_they_are_written_and_give_back_what_is_in_some_blocks():

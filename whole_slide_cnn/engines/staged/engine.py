@@ -215,15 +215,17 @@ class StagedEngine(Engine):
             hold: whether maps are kept; else each is given up once the next is there.
             pooling: takes in the cells; None computes no more than the backward pass reads.
         """
-        held = _Held(self._pages(canvas, 0, slide) if hold else None)
-        for stage, graph in zip(self.plan.stages, self._stages):
+        covers = region.covers
+        if wanted is not None:
+            covers = tuple(
+                self.plan.cover(s, wanted[s.index + 1], region.blocks[s.index + 1]) for s in self.plan.stages
+            )
+        held = _Held(self._pages(canvas, 0, covers[0]) if hold else None)
+        for stage, graph, cover in zip(self.plan.stages, self._stages, covers):
             is_last = stage is self.plan.stages[-1]
-            cover = region.covers[stage.index]
-            if wanted is not None:
-                cover = self.plan.cover(stage, wanted[stage.index + 1], region.blocks[stage.index + 1])
             tiles = self.plan.batches(stage, cover.tiles)
             keeps, batches = hold and stage.index in region.kept, []
-            result_map = self._pages(canvas, stage.index + 1, slide) if hold or not is_last else None
+            result_map = self._pages(canvas, stage.index + 1, cover) if hold or not is_last else None
             if is_last and pooling is None:
                 tiles, batches, result_map = [], [_Batch(batch) for batch in tiles], None
             for batch, feed in self._feeds(canvas, stage, held, tiles):
@@ -389,8 +391,8 @@ class StagedEngine(Engine):
 
     # Feeding tiles.
 
-    def _pages(self, canvas: Canvas, level: int, slide: SlidePlan) -> Pages:
-        """An empty map of a level, blank where nothing is written."""
+    def _pages(self, canvas: Canvas, level: int, cover: Cover) -> Pages:
+        """An empty map of a level, in which some tiles will be written, and which is blank elsewhere."""
         rows, columns = self.plan.blank_axes[level]
 
         def blank(window: Window) -> np.ndarray:
@@ -400,7 +402,10 @@ class StagedEngine(Engine):
             found: np.ndarray = self._blank_maps(canvas)[level][row[:, np.newaxis], column]
             return found
 
-        return Pages(self.plan.levels[level], self._value_type if level else np.uint8, blank)
+        covered = np.zeros(self.plan.levels[level].grid, bool)
+        for tile in cover.tiles:
+            covered[slices(tile)] = True
+        return Pages(self.plan.levels[level], self._value_type if level else np.uint8, blank, covered)
 
     def _feeds(
         self, canvas: Canvas, stage: Stage, held: _Held, batches: Iterable, gradient: Optional["_GradientFeed"] = None

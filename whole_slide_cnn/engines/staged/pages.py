@@ -22,10 +22,11 @@ class Pages:
         level: which map it is.
         dtype: of its values.
         blank: what the map is where nothing was written; None for zero.
+        covered: blocks that will be written (bool, the level's grid) before they are read; None for none.
     """
 
-    def __init__(self, level: Level, dtype, blank: Optional[Blank] = None):
-        self._level, self._dtype, self._blank = level, np.dtype(dtype), blank
+    def __init__(self, level: Level, dtype, blank: Optional[Blank] = None, covered: Optional[np.ndarray] = None):
+        self._level, self._dtype, self._blank, self._covered = level, np.dtype(dtype), blank, covered
         self._side = page_side(level)
         self._pages: Dict[Tuple[int, int], np.ndarray] = {}
 
@@ -93,12 +94,19 @@ class Pages:
     def _page(self, key: Tuple[int, int]) -> np.ndarray:
         page = self._pages.get(key)
         if page is None:
-            page = np.zeros((self._side, self._side, self._level.channels), self._dtype)
-            if self._blank is not None:
-                whole = Window(key[0] * self._side, key[1] * self._side, self._side, self._side)
-                part = whole.intersect(Window(0, 0, *self._level.size))
-                page[: part.height, : part.width] = self._blank(part)
-            self._pages[key] = page
+            page = self._pages[key] = self._new_page(key)
+        return page
+
+    def _new_page(self, key: Tuple[int, int]) -> np.ndarray:
+        shape = (self._side, self._side, self._level.channels)
+        rows, columns = (slice(number * PAGE_BLOCKS, (number + 1) * PAGE_BLOCKS) for number in key)
+        if self._covered is not None and self._covered[rows, columns].all():
+            return np.empty(shape, self._dtype)
+        page = np.zeros(shape, self._dtype)
+        if self._blank is not None:
+            whole = Window(key[0] * self._side, key[1] * self._side, self._side, self._side)
+            part = whole.intersect(Window(0, 0, *self._level.size))
+            page[: part.height, : part.width] = self._blank(part)
         return page
 
     def _parts(self, window: Window) -> Iterator[Tuple]:

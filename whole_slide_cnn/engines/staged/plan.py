@@ -4,7 +4,7 @@ The engine follows this plan, and what is said of its memory and time is read fr
 second change. It is arithmetic on shapes: TensorFlow is not imported.
 """
 
-from typing import Dict, FrozenSet, List, NamedTuple, Sequence, Set, Tuple
+from typing import Dict, FrozenSet, List, Mapping, NamedTuple, Sequence, Set, Tuple
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from whole_slide_cnn.engines.replay import HEAD_BYTES, VALUE_BYTES, peak_element
 from whole_slide_cnn.engines.staged.options import StagedOptions
 from whole_slide_cnn.engines.staged.pages import PAGE_BLOCKS, page_count, page_side
 from whole_slide_cnn.engines.staged.stages import Stage, stages_of
-from whole_slide_cnn.engines.staged.tiles import Cover, cheapest_cover, sides
+from whole_slide_cnn.engines.staged.tiles import Cover, cheapest_cover, counted, sides
 from whole_slide_cnn.engines.streaming.blank import BlankCanvas, BlankKinds
 from whole_slide_cnn.models import geometry, shapes
 from whole_slide_cnn.models.layers import Trunk
@@ -23,10 +23,12 @@ from whole_slide_cnn.slides.canvas import BLANK_BLOCK
 
 REMEDY = "use a smaller staged.tile or staged.memory_gb"
 
-# What a tile, and a run of a session, cost beside their arithmetic, in FLOPs: about 0.1 and 1 ms.
-_TILE_FLOPS, _RUN_FLOPS = 1.5e7, 1.5e8
+# What a tile, and a run of a session, cost beside their arithmetic, in FLOPs: about 0.03 and 1 ms; and what a run costs
+# for every weight, which it folds (and adds a gradient to, going back).
+_TILE_FLOPS, _RUN_FLOPS = 5e6, 1.5e8
+_WEIGHT_FLOPS, _WEIGHT_FLOPS_BACK = 64, 400
 # Tensors of one run: a share of the budget, within bounds. Larger runs save nothing more.
-_TILE_SHARE, _LEAST_TILE_BYTES, _MOST_TILE_BYTES = 0.15, 4.8e7, 5.12e8
+_TILE_SHARE, _LEAST_TILE_BYTES, _MOST_TILE_BYTES = 0.15, 4.8e7, 2.56e8
 # Tiles that are computed alike in one run, at most.
 _MOST_IN_BATCH = 64
 # The least that is left for maps between stages, whatever the budget.
@@ -168,7 +170,9 @@ class StagedPlan:
             if len(self._covers) >= _PLANS_KEPT * len(self.stages):
                 self._covers.clear()
             sizes = self._sizes[stage.index]
-            self._covers[key] = cheapest_cover(wanted, sizes, lambda size: self._cost(stage, size))
+            self._covers[key] = cheapest_cover(
+                wanted, sizes, lambda counts: self._cost(stage, counts), self.options.tile is None
+            )
         found = self._covers[key]
         if (inside.top, inside.left) == (0, 0):
             return found
@@ -188,10 +192,10 @@ class StagedPlan:
             kept: whether the forward pass kept the inner activations.
         """
         dense = [tile for tile in forward.tiles if active[slices(tile)].any()]
-        cost = sum(self._cost_backward(stage, tile.size, kept) for tile in dense)
+        cost = self._cost_backward(stage, counted(dense), kept)
         if self.options.sparse_backward:
             tiles = self.cover(stage, active, inside).tiles
-            other = sum(self._cost_backward(stage, tile.size) for tile in tiles)
+            other = self._cost_backward(stage, counted(tiles))
             if other < cost:
                 return Cover(tiles, other), False
         return Cover(tuple(dense), cost), True
@@ -363,15 +367,26 @@ class StagedPlan:
         for stage in self.stages:
             shapes.check_tensor_sizes(stage.shapes(self.largest(stage)), REMEDY)
 
-    def _cost(self, stage: Stage, size: Size) -> float:
-        flops = self.tile_work(stage, size)
-        cost = flops.forward + _TILE_FLOPS + _RUN_FLOPS / self.batch(stage, size)
-        return cost + (self._cost_backward(stage, size) if self.training else 0)
+    def _cost(self, stage: Stage, counts: Mapping[Size, int]) -> float:
+        """Of tiles of some sizes, forward and back, in FLOPs."""
+        cost = self._runs(stage, counts) * (_RUN_FLOPS + _WEIGHT_FLOPS * stage.weights)
+        cost += sum(number * (self.tile_work(stage, size).forward + _TILE_FLOPS) for size, number in counts.items())
+        return cost + (self._cost_backward(stage, counts) if self.training else 0)
 
-    def _cost_backward(self, stage: Stage, size: Size, kept: bool = False) -> float:
-        flops = self.tile_work(stage, size)
-        again = 0 if kept else flops.again
-        return flops.backward + again + 2 * _TILE_FLOPS + _RUN_FLOPS / self.batch(stage, size)
+    def _cost_backward(self, stage: Stage, counts: Mapping[Size, int], kept: bool = False) -> float:
+        cost = self._runs(stage, counts) * (_RUN_FLOPS + _WEIGHT_FLOPS_BACK * stage.weights)
+        for size, number in counts.items():
+            flops = self.tile_work(stage, size)
+            cost += number * (flops.backward + (0 if kept else flops.again) + 2 * _TILE_FLOPS)
+        return cost
+
+    def _runs(self, stage: Stage, counts: Mapping[Size, int]) -> int:
+        """Runs of a session for tiles of some sizes, taken for amid the canvas."""
+        runs = 0
+        for size, number in counts.items():
+            full, left = divmod(number, self.batch(stage, size))
+            runs += full + bin(left).count("1")
+        return runs
 
     def _work_of(self, stage: Stage, window: Window) -> Flops:
         steps = stage.shapes(window)

@@ -13,7 +13,7 @@ import numpy as np
 
 from whole_slide_cnn.models import geometry, shapes
 from whole_slide_cnn.models.geometry import AxisGeometry, Range, WindowGeometry
-from whole_slide_cnn.models.layers import Conv, MaxPool, Residual, Trunk
+from whole_slide_cnn.models.layers import Conv, MaxPool, Residual, Trunk, layer_variables, walk
 from whole_slide_cnn.sizes import Size, Window
 from whole_slide_cnn.slides.canvas import BLANK_BLOCK
 
@@ -113,10 +113,12 @@ class Stage:
         index: position among the stages.
         layers: what it computes.
         source, target: the levels before and after it.
+        weights: values of the variables of its layers.
     """
 
     def __init__(self, index: int, layers: Trunk, source: Level, target: Level):
         self.index, self.layers, self.source, self.target = index, layers, source, target
+        self.weights = sum(int(np.prod(spec.shape)) for layer in walk(layers) for spec in layer_variables(layer))
         self._axes: Dict[Tuple[int, int, int], AxisGeometry] = {}
         self._spatial, self._residual = geometry.spatial_names(layers), geometry.residual_names(layers)
 
