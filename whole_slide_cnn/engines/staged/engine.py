@@ -16,7 +16,7 @@ from whole_slide_cnn.engines.interface import Engine, Prediction
 from whole_slide_cnn.engines.staged.feeding import Buffers, WriteBehind
 from whole_slide_cnn.engines.staged.network import Feed, StageGraph
 from whole_slide_cnn.engines.staged.options import StagedOptions
-from whole_slide_cnn.engines.staged.pages import Make, Pages
+from whole_slide_cnn.engines.staged.pages import Make, PagePool, Pages
 from whole_slide_cnn.engines.staged.plan import Region, SlidePlan, StagedPlan, beside_maps, slices
 from whole_slide_cnn.engines.staged.stages import Stage
 from whole_slide_cnn.engines.staged.tiles import Cover
@@ -91,6 +91,7 @@ class StagedEngine(Engine):
         )
         self.plan.check_sizes()
         self._reader, self._writer = ReadAhead(), WriteBehind()
+        self._pool = PagePool(self.plan.store_bytes)
         super().__init__(network, canvas_size, compute, optimiser, training)
 
     def close(self):
@@ -240,7 +241,9 @@ class StagedEngine(Engine):
             held.maps.append(result_map)
             held.covers.append(cover)
             held.batches.append(batches)
-            if not hold:
+            source = held.maps[stage.index]
+            if not hold and source is not None:
+                source.close()
                 held.maps[stage.index] = None
         return held
 
@@ -298,7 +301,7 @@ class StagedEngine(Engine):
             held = self._forward_region(canvas, slide, region, wanted, hold=True)
         gradients: Optional[Pages] = None
         for stage, graph in zip(reversed(self.plan.stages), reversed(self._stages)):
-            before = Pages(stage.source, self._gradient_type) if stage.index else None
+            before = Pages(stage.source, self._gradient_type, pool=self._pool) if stage.index else None
             batches = self._batches_back(stage, region, held, active)
             given = _GradientFeed(graph, cells if gradients is None else gradients, held.maps[stage.index + 1])
             for batch, feed in self._feeds(canvas, stage, held, batches, given):
@@ -309,6 +312,9 @@ class StagedEngine(Engine):
             self._writer.wait()
             if before is not None:
                 self._move_blank_gradient(canvas, stage.index, before, slide.coloured[stage.index])
+            for used in (gradients, held.maps[stage.index + 1]):
+                if used is not None:
+                    used.close()
             gradients = before
             held.maps[stage.index + 1] = None
             held.batches[stage.index] = []
@@ -405,7 +411,7 @@ class StagedEngine(Engine):
         covered = np.zeros(self.plan.levels[level].grid, bool)
         for tile in cover.tiles:
             covered[slices(tile)] = True
-        return Pages(self.plan.levels[level], self._value_type if level else np.uint8, blank, covered)
+        return Pages(self.plan.levels[level], self._value_type if level else np.uint8, blank, covered, self._pool)
 
     def _feeds(
         self, canvas: Canvas, stage: Stage, held: _Held, batches: Iterable, gradient: Optional["_GradientFeed"] = None

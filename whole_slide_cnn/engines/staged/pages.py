@@ -1,6 +1,7 @@
 """Maps of a slide that are mostly blank: kept in pages, which exist only where something was written."""
 
-from typing import Callable, Dict, Iterator, Optional, Sequence, Tuple
+import itertools
+from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -8,11 +9,62 @@ from whole_slide_cnn.engines.staged.stages import Level
 from whole_slide_cnn.sizes import Window
 
 PAGE_BLOCKS = 8  # along a side of a page: 256 x 256 canvas pixels
+_LARGE_PAGE = 2**21
+_SLAB_BYTES = 2**25
 
 # From a window of positions to its values (height, width, channels) on a canvas that is all blank.
 Blank = Callable[[Window], np.ndarray]
 # An array that is yet to be set, from its shape and type.
 Make = Callable[[Sequence[int], np.dtype], np.ndarray]
+
+
+class PagePool:
+    """Memory for pages, taken from the system in slabs and used again: found in pieces of 4 KB, new memory
+    costs ten times what it takes to fill it, and slabs are long enough for the large pages of the system (2 MiB).
+
+    Args:
+        keeps: bytes of slabs that are kept while nothing is in them.
+    """
+
+    def __init__(self, keeps: int = 0):
+        self._keeps = keeps
+        self._empty: List[np.ndarray] = []
+        self._free: Dict[int, List[Tuple[int, np.ndarray]]] = {}  # by size: slab and block
+        self._slabs: Dict[int, Tuple[np.ndarray, int]] = {}  # by number: the slab, and how many blocks are in use
+        self._numbers = itertools.count()
+
+    def take(self, size: int) -> Tuple[int, np.ndarray]:
+        """A block of some bytes, of any content, and the number that gives it back."""
+        if size > _SLAB_BYTES:
+            return -1, np.empty(size, np.uint8)
+        free = self._free.setdefault(size, [])
+        if not free:
+            number, slab = next(self._numbers), self._empty.pop() if self._empty else _slab()
+            self._slabs[number] = (slab, 0)
+            free += [(number, slab[start : start + size]) for start in range(0, _SLAB_BYTES - size + 1, size)]
+        number, block = free.pop()
+        slab, used = self._slabs[number]
+        self._slabs[number] = (slab, used + 1)
+        return number, block
+
+    def give_back(self, number: int, block: np.ndarray) -> None:
+        """Take back a block that is not used any more."""
+        if number < 0:
+            return
+        slab, used = self._slabs[number]
+        self._slabs[number] = (slab, used - 1)
+        self._free[block.nbytes].append((number, block))
+        if used == 1:
+            del self._slabs[number]
+            self._free[block.nbytes] = [one for one in self._free[block.nbytes] if one[0] != number]
+            if (len(self._slabs) + len(self._empty) + 1) * _SLAB_BYTES <= self._keeps:
+                self._empty.append(slab)
+
+
+def _slab() -> np.ndarray:
+    memory = np.empty(_SLAB_BYTES + _LARGE_PAGE, np.uint8)
+    start = -memory.ctypes.data % _LARGE_PAGE
+    return memory[start : start + _SLAB_BYTES]
 
 
 class Pages:
@@ -23,12 +75,31 @@ class Pages:
         dtype: of its values.
         blank: what the map is where nothing was written; None for zero.
         covered: blocks that will be written (bool, the level's grid) before they are read; None for none.
+        pool: where its memory comes from; None for one of its own.
     """
 
-    def __init__(self, level: Level, dtype, blank: Optional[Blank] = None, covered: Optional[np.ndarray] = None):
+    def __init__(
+        self,
+        level: Level,
+        dtype,
+        blank: Optional[Blank] = None,
+        covered: Optional[np.ndarray] = None,
+        pool: Optional[PagePool] = None,
+    ):
+        self._pool = PagePool() if pool is None else pool
+        self._blocks: List[Tuple[int, np.ndarray]] = []
         self._level, self._dtype, self._blank, self._covered = level, np.dtype(dtype), blank, covered
         self._side = page_side(level)
         self._pages: Dict[Tuple[int, int], np.ndarray] = {}
+
+    def close(self) -> None:
+        """Give the memory back; nothing may be read any more."""
+        self._pages.clear()
+        while self._blocks:
+            self._pool.give_back(*self._blocks.pop())
+
+    def __del__(self) -> None:
+        self.close()
 
     def read(self, windows: Sequence[Window], make: Make = np.empty) -> np.ndarray:
         """Values of windows of one size: (n, height, width, channels), a copy.
@@ -99,14 +170,15 @@ class Pages:
 
     def _new_page(self, key: Tuple[int, int]) -> np.ndarray:
         shape = (self._side, self._side, self._level.channels)
+        self._blocks.append(self._pool.take(int(np.prod(shape)) * self._dtype.itemsize))
+        page: np.ndarray = self._blocks[-1][1].view(self._dtype).reshape(shape)
         rows, columns = (slice(number * PAGE_BLOCKS, (number + 1) * PAGE_BLOCKS) for number in key)
-        if self._covered is not None and self._covered[rows, columns].all():
-            return np.empty(shape, self._dtype)
-        page = np.zeros(shape, self._dtype)
-        if self._blank is not None:
-            whole = Window(key[0] * self._side, key[1] * self._side, self._side, self._side)
-            part = whole.intersect(Window(0, 0, *self._level.size))
-            page[: part.height, : part.width] = self._blank(part)
+        if self._covered is None or not self._covered[rows, columns].all():
+            page[...] = 0
+            if self._blank is not None:
+                whole = Window(key[0] * self._side, key[1] * self._side, self._side, self._side)
+                part = whole.intersect(Window(0, 0, *self._level.size))
+                page[: part.height, : part.width] = self._blank(part)
         return page
 
     def _parts(self, window: Window) -> Iterator[Tuple]:
