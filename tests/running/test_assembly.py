@@ -7,6 +7,7 @@ from fakes import Threads
 from tf_um_patch.host import GpuInfo
 from whole_slide_cnn.engines import runtime
 from whole_slide_cnn.engines.memory import engine_memory
+from whole_slide_cnn.engines.staged.options import MEMORY_GB
 from whole_slide_cnn.errors import ManifestError, MemoryBudgetError, WeightsError
 from whole_slide_cnn.models.network import Network
 from whole_slide_cnn.models.weights import save_weights
@@ -52,6 +53,17 @@ def test_auto_shares_the_free_memory_among_processes(slide_set, tmp_path, monkey
     monkeypatch.setattr(auto, "available_host_memory", lambda: int(free * direct_bytes(True)))
     config = slide_set.config(tmp_path, "engine=auto")
     assert assembly.resolve(config, True, lambda text: None, processes=3).engine == expected
+
+
+def test_what_an_engine_leaves_to_the_machine_is_decided(slide_set, tmp_path, monkeypatch):
+    found, said = resolved(slide_set.config(tmp_path, "engine=staged", "memory_gb=2.5"))
+    assert found.staged.memory_gb == 2.5 and said == ["staged.memory_gb: 2.5"]
+    assert resolved(found) == (found, [])
+    monkeypatch.setattr(auto, "available_host_memory", lambda: 12 * 10**9)
+    free = slide_set.config(tmp_path, "engine=staged")
+    assert assembly.resolve(free, True, lambda text: None, processes=3, others=10**9).staged.memory_gb == 1.0
+    monkeypatch.setattr(auto, "available_host_memory", lambda: None)
+    assert resolved(free)[0].staged.memory_gb == MEMORY_GB
 
 
 def test_several_processes_begin_with_the_weights_of_the_first(slide_set, tmp_path):

@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from typing import Any, Dict, Iterator, Optional, Type
+from typing import Any, Dict, Iterator, Optional, Tuple, Type
 
 from whole_slide_cnn.config.options import Section
 from whole_slide_cnn.engines.costs import Estimate, Target, Work
@@ -25,6 +25,7 @@ class EngineDescription(abc.ABC):
         options: its section of a configuration: options with defaults, rules and sentences.
         remedy: what to do where it needs more memory than there is.
         planned_in_half: whether ``plan`` shows it in half precision as well, on a GPU.
+        settled: options that :meth:`settle` decides where they are null. A run goes on with what it began with.
     """
 
     name: str
@@ -32,6 +33,7 @@ class EngineDescription(abc.ABC):
     options: Type[Section] = NoOptions
     remedy: str = OTHER_ENGINE
     planned_in_half: bool = False
+    settled: Tuple[str, ...] = ()
 
     @abc.abstractmethod
     def engine_class(self) -> Any:
@@ -55,6 +57,14 @@ class EngineDescription(abc.ABC):
     def can_be_chosen(self, target: Target) -> bool:
         """Whether ``engine: auto`` may mean it in this process."""
         return True
+
+    def settle(self, options: Any, target: Optional[Target]) -> Any:
+        """Its options, with those that a configuration leaves to the machine decided.
+
+        Args:
+            target: the machine that the run has; None where its memory is not known.
+        """
+        return options
 
     def obstacle(self, estimate: Estimate) -> str:
         """Why this process cannot run what fits the machine; empty where it can."""

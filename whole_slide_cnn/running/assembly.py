@@ -39,7 +39,8 @@ def resolve(config: TrainConfig, training: bool, report=print, processes: int = 
     """The configuration with what it leaves to the machine decided, which is what a run records.
 
     Engine ``auto`` becomes the fastest that fits, as the planner has it: into ``memory_gb``, else into half of the host
-    memory that is free or, where there is a GPU, into that and the host. The type bfloat16 becomes float32 on a GPU
+    memory that is free or, where there is a GPU, into that and the host. What the engine leaves open follows from the
+    same memory. The type bfloat16 becomes float32 on a GPU
     with TensorFlow 1, which has no GPU operations for it. The type tensorfloat32 stays, because a run may go on on
     another machine; where it computes what float32 does, that is said.
 
@@ -57,6 +58,13 @@ def resolve(config: TrainConfig, training: bool, report=print, processes: int = 
         engine, reason = choose_engine(config, training, processes, others)
         report("engine auto: {} ({})".format(engine, reason))
         config = dataclasses.replace(config, engine=engine)
+    description = ENGINES[config.engine]
+    options = description.options_in(config)
+    if any(getattr(options, name) is None for name in description.settled):
+        decided = description.settle(options, run_target(config, processes, others))
+        for name in description.settled:
+            report("{}.{}: {:g}".format(config.engine, name, getattr(decided, name)))
+        config = dataclasses.replace(config, **{config.engine: decided})
     return config
 
 

@@ -15,6 +15,7 @@ from typing import Any, Dict, NamedTuple, Optional, Tuple
 import numpy as np
 
 from whole_slide_cnn.config import TrainConfig, current_keys, fixed_values
+from whole_slide_cnn.engines.table import ENGINES
 from whole_slide_cnn.errors import ConfigError, TrainingError, WeightsError
 from whole_slide_cnn.files import remove_leftovers
 from whole_slide_cnn.models.network import Network
@@ -90,13 +91,24 @@ def begin(
 
 
 def with_engine_of_run(config: TrainConfig, network: Network) -> TrainConfig:
-    """The configuration with the engine that the run in its folder began with in the place of ``auto``: which one fits
-    may have changed since, and a run goes on only with what it began with."""
+    """The configuration with the engine that the run in its folder began with in the place of ``auto``, and what was
+    decided for that engine where it leaves that open: what fits may have changed since, and a run goes on only with
+    what it began with."""
     path = os.path.join(config.result_dir, LAST)
-    if config.engine != "auto" or not os.path.exists(path):
+    if not os.path.exists(path):
         return config
-    _, values = load_checkpoint(path, network)
-    return dataclasses.replace(config, engine=values.get("origin", {}).get("engine", config.engine))
+    begun = load_checkpoint(path, network)[1].get("origin", {})
+    if config.engine == "auto":
+        config = dataclasses.replace(config, engine=begun.get("engine", config.engine))
+    if config.engine not in ENGINES:
+        return config
+    description = ENGINES[config.engine]
+    options = description.options_in(config)
+    keys = {name: "{}.{}".format(config.engine, name) for name in description.settled}
+    decided = {name: begun.get(key) for name, key in keys.items() if getattr(options, name) is None}
+    return (
+        dataclasses.replace(config, **{config.engine: dataclasses.replace(options, **decided)}) if decided else config
+    )
 
 
 def describe(progress: Progress, failed: Dict[str, Dict[str, str]], origin: Dict[str, Any]) -> Dict[str, Any]:

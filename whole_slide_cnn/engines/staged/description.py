@@ -1,6 +1,7 @@
 """``staged`` as the rest of the program knows it. Its memory and time are read from its plan."""
 
-from typing import Iterator
+import dataclasses
+from typing import Dict, Iterator, Optional
 
 from whole_slide_cnn.engines import runtime
 from whole_slide_cnn.engines.costs import (
@@ -13,9 +14,9 @@ from whole_slide_cnn.engines.costs import (
     whole_canvas_graph,
 )
 from whole_slide_cnn.engines.description import EngineDescription
-from whole_slide_cnn.engines.memory import HOST_PARTS, RUNTIME_BYTES, MemoryPlan, reading_bytes, weight_bytes
-from whole_slide_cnn.engines.staged.options import StagedOptions
-from whole_slide_cnn.engines.staged.plan import REMEDY, StagedPlan, beside_maps
+from whole_slide_cnn.engines.memory import HOST_PARTS, MemoryPlan
+from whole_slide_cnn.engines.staged.options import MEMORY_GB, StagedOptions
+from whole_slide_cnn.engines.staged.plan import REMEDY, StagedPlan, parts_beside
 from whole_slide_cnn.models import shapes
 from whole_slide_cnn.sizes import Size
 
@@ -29,6 +30,7 @@ class Staged(EngineDescription):
     summary = "tiles stage by stage, within a budget of memory"
     options = StagedOptions
     remedy = REMEDY
+    settled = ("memory_gb",)
 
     def engine_class(self):
         from whole_slide_cnn.engines.staged.engine import StagedEngine
@@ -37,29 +39,37 @@ class Staged(EngineDescription):
 
     def plan(self, work: Work) -> StagedPlan:
         """How the engine computes canvases of this size with its options."""
-        unrolls = runtime.unrolls_patches(work.compute)
-        beside = beside_maps(work.network, work.canvas, work.compute, work.training, unrolls)
-        options = self.options_in(work.options)
+        beside = sum(self._beside(work).values())
+        options, unrolls = self.options_in(work.options), runtime.unrolls_patches(work.compute)
         return StagedPlan(work.network.trunk, work.canvas, options, work.compute, work.training, unrolls, beside)
+
+    def _beside(self, work: Work) -> Dict[str, int]:
+        unrolls = runtime.unrolls_patches(work.compute)
+        return parts_beside(
+            work.network, work.canvas, self.options_in(work.options), work.compute, work.training, unrolls
+        )
 
     def memory(self, work: Work) -> MemoryPlan:
         plan = self.plan(work)
-        weights = weight_bytes(work.network, work.compute, work.training, plan.unrolls)
-        parts = (
-            ("tiles", plan.peak_bytes()),
-            ("maps between stages", plan.most_stored()),
-            ("weights", weights),
-            ("slide reading", reading_bytes(work.canvas)),
-            ("runtime", RUNTIME_BYTES),
-        )
-        return MemoryPlan(self.name, parts, self.remedy)
+        parts = (("tiles", plan.peak_bytes()), ("maps between stages", plan.most_stored()))
+        return MemoryPlan(self.name, parts + tuple(self._beside(work).items()), self.remedy)
+
+    def settle(self, options: StagedOptions, target: Optional[Target]) -> StagedOptions:
+        """``memory_gb`` as large as what the run has of the host, to the megabyte."""
+        if options.memory_gb is not None or target is None:
+            return options if options.memory_gb else dataclasses.replace(options, memory_gb=MEMORY_GB)
+        budget = target.machine.host_bytes if target.gpu else target.machine.device_bytes
+        return dataclasses.replace(options, memory_gb=max(budget // 10**6, 1) / 1e3)
 
     def can_be_chosen(self, target: Target) -> bool:
-        """By name alone: its memory and its time have not been compared with measured ones on enough machines."""
-        return False
+        """On a GPU by name alone: there its maps pass through host memory, and it was not shown to be exact with all
+        that is on by default."""
+        return not target.gpu
 
     def estimates(self, work: Work, target: Target, configured: bool = False) -> Iterator[Estimate]:
-        """The time of its FLOPs at the modelled rate of a window; to compare with, not to be recommended."""
+        """The time of its FLOPs at the modelled rate of a window."""
+        options = self.settle(self.options_in(work.options), target)
+        work = dataclasses.replace(work, options=dict(work.options, **{self.name: options}))
         plan = self.plan(work)
         side = Size(min(_RATED, work.canvas.height), min(_RATED, work.canvas.width))
         unrolls = not target.gpu and plan.unrolls
@@ -74,4 +84,6 @@ class Staged(EngineDescription):
         reason = reason or refusal(work, target, device, host, self.remedy)
         settings = (("memory_gb", plan.options.memory_gb),)
         seconds *= target.window_scale
-        yield Estimate(self.name, work.compute, device, host, seconds, reason, offered=False, settings=settings)
+        yield Estimate(
+            self.name, work.compute, device, host, seconds, reason, offered=not target.gpu, settings=settings
+        )

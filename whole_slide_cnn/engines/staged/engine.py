@@ -17,7 +17,15 @@ from whole_slide_cnn.engines.staged.feeding import Buffers, WriteBehind
 from whole_slide_cnn.engines.staged.network import Feed, StageGraph
 from whole_slide_cnn.engines.staged.options import StagedOptions
 from whole_slide_cnn.engines.staged.pages import Make, PagePool, Pages
-from whole_slide_cnn.engines.staged.plan import Region, SlidePlan, StagedPlan, beside_maps, slices
+from whole_slide_cnn.engines.staged.plan import (
+    Region,
+    SlidePlan,
+    StagedPlan,
+    covered,
+    parts_beside,
+    power_of_four,
+    slices,
+)
 from whole_slide_cnn.engines.staged.stages import Stage
 from whole_slide_cnn.engines.staged.tiles import Cover
 from whole_slide_cnn.engines.streaming.feeding import ReadAhead
@@ -80,18 +88,12 @@ class StagedEngine(Engine):
                 "staged.skip_blank: false, or use engine: streaming"
             )
         unrolls = runtime.unrolls_patches(compute)
-        self.plan = StagedPlan(
-            network.trunk,
-            Size(*canvas_size),
-            StagedOptions(**options),
-            compute,
-            trains,
-            unrolls,
-            beside_maps(network, Size(*canvas_size), compute, trains, unrolls),
-        )
+        given, size = StagedOptions(**options), Size(*canvas_size)
+        beside = sum(parts_beside(network, size, given, compute, trains, unrolls).values())
+        self.plan = StagedPlan(network.trunk, size, given, compute, trains, unrolls, beside)
         self.plan.check_sizes()
         self._reader, self._writer = ReadAhead(), WriteBehind()
-        self._pool = PagePool(self.plan.store_bytes)
+        self._pool = PagePool()
         super().__init__(network, canvas_size, compute, optimiser, training)
 
     def close(self):
@@ -339,7 +341,7 @@ class StagedEngine(Engine):
         for batch in held.batches[stage.index]:
             indices = [index for index, tile in enumerate(batch.tiles) if tile in chosen]
             while indices:
-                number = 2 ** (len(indices).bit_length() - 1)
+                number = power_of_four(len(indices))
                 part, indices = indices[:number], indices[number:]
                 whole = len(part) == len(batch.tiles)
                 inner = batch.inner if whole else [values[part] for values in batch.inner]
@@ -408,10 +410,8 @@ class StagedEngine(Engine):
             found: np.ndarray = self._blank_maps(canvas)[level][row[:, np.newaxis], column]
             return found
 
-        covered = np.zeros(self.plan.levels[level].grid, bool)
-        for tile in cover.tiles:
-            covered[slices(tile)] = True
-        return Pages(self.plan.levels[level], self._value_type if level else np.uint8, blank, covered, self._pool)
+        written = covered(self.plan.levels[level].grid, cover.tiles)
+        return Pages(self.plan.levels[level], self._value_type if level else np.uint8, blank, written, self._pool)
 
     def _feeds(
         self, canvas: Canvas, stage: Stage, held: _Held, batches: Iterable, gradient: Optional["_GradientFeed"] = None

@@ -5,14 +5,17 @@ from typing import Optional
 
 from whole_slide_cnn.config.options import Section, option
 
+MEMORY_GB = 4.0  # where nobody decides
+
 
 @dataclasses.dataclass(frozen=True)
 class StagedOptions(Section):
     """The streaming engine."""
 
-    memory_gb: float = option(
-        "Memory in GB that the engine may take beyond that of an idle process; more of it means less computation.",
-        4.0,
+    memory_gb: Optional[float] = option(
+        "Memory in GB that the engine may take beyond that of an idle process; more of it means less computation. By "
+        "default what the run may use: memory_gb, or half of the host memory that is free when it begins.",
+        None,
         above=0,
     )
     tile: Optional[int] = option(

@@ -11,6 +11,7 @@ from whole_slide_cnn.sizes import Window
 PAGE_BLOCKS = 8  # along a side of a page: 256 x 256 canvas pixels
 _LARGE_PAGE = 2**21
 _SLAB_BYTES = 2**25
+_EMPTY_SLABS = 4  # that are kept; more of them may be needed as other memory
 
 # From a window of positions to its values (height, width, channels) on a canvas that is all blank.
 Blank = Callable[[Window], np.ndarray]
@@ -21,13 +22,9 @@ Make = Callable[[Sequence[int], np.dtype], np.ndarray]
 class PagePool:
     """Memory for pages, taken from the system in slabs and used again: found in pieces of 4 KB, new memory
     costs ten times what it takes to fill it, and slabs are long enough for the large pages of the system (2 MiB).
-
-    Args:
-        keeps: bytes of slabs that are kept while nothing is in them.
     """
 
-    def __init__(self, keeps: int = 0):
-        self._keeps = keeps
+    def __init__(self) -> None:
         self._empty: List[np.ndarray] = []
         self._free: Dict[int, List[Tuple[int, np.ndarray]]] = {}  # by size: slab and block
         self._slabs: Dict[int, Tuple[np.ndarray, int]] = {}  # by number: the slab, and how many blocks are in use
@@ -57,7 +54,7 @@ class PagePool:
         if used == 1:
             del self._slabs[number]
             self._free[block.nbytes] = [one for one in self._free[block.nbytes] if one[0] != number]
-            if (len(self._slabs) + len(self._empty) + 1) * _SLAB_BYTES <= self._keeps:
+            if len(self._empty) < _EMPTY_SLABS:
                 self._empty.append(slab)
 
 

@@ -8,9 +8,10 @@ from typing import Dict, FrozenSet, List, Mapping, NamedTuple, Sequence, Set, Tu
 
 import numpy as np
 
+from whole_slide_cnn.engines import runtime
 from whole_slide_cnn.engines.memory import RUNTIME_BYTES, reading_bytes, weight_bytes
 from whole_slide_cnn.engines.replay import HEAD_BYTES, VALUE_BYTES, peak_elements
-from whole_slide_cnn.engines.staged.options import StagedOptions
+from whole_slide_cnn.engines.staged.options import MEMORY_GB, StagedOptions
 from whole_slide_cnn.engines.staged.pages import PAGE_BLOCKS, page_count, page_side
 from whole_slide_cnn.engines.staged.stages import Stage, stages_of
 from whole_slide_cnn.engines.staged.tiles import Cover, cheapest_cover, counted, sides
@@ -34,6 +35,10 @@ _MOST_IN_BATCH = 64
 # The least that is left for maps between stages, whatever the budget.
 _LEAST_STORE_BYTES = 1e8
 _PLANS_KEPT = 64
+# oneDNN keeps what it compiles for a shape, about 45 MB for the tiles of a stage, and at most a thousand kernels
+# (docs/measurements.md).
+_KERNEL_BYTES, _MOST_KERNEL_BYTES = 4.5e7, 9e8
+_DISC = 48  # blocks along a side of what sizes of tiles are chosen for: a piece of tissue of 1,536 px
 
 
 class Region(NamedTuple):
@@ -122,7 +127,7 @@ class StagedPlan:
         self.small_stages = stages_of(trunk, self.blank.size, options.checkpoints)
         self.blank_axes = [self.blank.axes(level.prefix) for level in self.levels]
         assert self.levels[-1].side == 1, "a block is a cell"
-        maps = max(0.0, options.memory_gb * 1e9 - beside)
+        maps = max(0.0, (options.memory_gb or MEMORY_GB) * 1e9 - beside)
         self.tile_bytes = int(min(max(_TILE_SHARE * maps, _LEAST_TILE_BYTES), _MOST_TILE_BYTES))
         self.store_bytes = int(max(maps - self.tile_bytes, _LEAST_STORE_BYTES))
         self._work: Dict[Tuple, Flops] = {}
@@ -211,17 +216,17 @@ class StagedPlan:
         for (size, _), windows in alike.items():
             number = self.batch(stage, size)
             while windows:
-                number = min(number, 2 ** (len(windows).bit_length() - 1))
+                number = min(number, power_of_four(len(windows)))
                 found.append(windows[:number])
                 windows = windows[number:]
         return found
 
     def batch(self, stage: Stage, size: Size) -> int:
-        """Tiles of a size that are computed in one run: a power of two, so that there are few shapes."""
+        """Tiles of a size that are computed in one run: a power of four, so that there are few shapes."""
         if (stage.index, size) not in self._batches:
             fit = max(1, self.tile_bytes // max(1, self._tile_bytes(stage, stage.amid(size))))
             most = 1 if self.options.tile is not None else min(fit, _MOST_IN_BATCH)
-            self._batches[stage.index, size] = 2 ** (most.bit_length() - 1)
+            self._batches[stage.index, size] = power_of_four(most)
         return self._batches[stage.index, size]
 
     def active(self, rows: np.ndarray, columns: np.ndarray) -> List[np.ndarray]:
@@ -281,7 +286,9 @@ class StagedPlan:
     def _region(self, coloured: Sequence[np.ndarray], cells: Window) -> Region:
         blocks = self._needed(cells)
         covers = tuple(self.cover(stage, coloured[stage.index + 1], blocks[stage.index + 1]) for stage in self.stages)
-        return self._keep(Region(cells, blocks, covers, self._stored(coloured, blocks), frozenset()))
+        written = [covers[0]] + list(covers)  # a block of the pixels is one of the map after them
+        masks = [covered(level.grid, cover.tiles) for level, cover in zip(self.levels, written)]
+        return self._keep(Region(cells, blocks, covers, self._stored(masks, blocks), frozenset()))
 
     def _keep(self, region: Region) -> Region:
         """Keep what is inside stages too, where the budget has room for it: of the last stages first, whose activations
@@ -385,7 +392,10 @@ class StagedPlan:
         runs = 0
         for size, number in counts.items():
             full, left = divmod(number, self.batch(stage, size))
-            runs += full + bin(left).count("1")
+            runs += full
+            while left:
+                left -= power_of_four(left)
+                runs += 1
         return runs
 
     def _work_of(self, stage: Stage, window: Window) -> Flops:
@@ -405,7 +415,12 @@ class StagedPlan:
                 size = Size(height, min(width, grid.width))
                 if size not in found and (not found or self._tile_bytes(stage, stage.amid(size)) <= self.tile_bytes):
                     found.append(size)
-        return found
+        # the same few for all slides, so that there are few shapes: the best for a disc, and half of that for what is
+        # finer, such as the blocks with gradient
+        disc = _disc(Size(min(grid.height, _DISC), min(grid.width, _DISC)))
+        best = cheapest_cover(disc, found, lambda counts: self._cost(stage, counts)).size
+        half = Size(max(1, best.height // 2), max(1, best.width // 2))
+        return [best] if half == best else [best, half]
 
     def _tile_bytes(self, stage: Stage, window: Window) -> int:
         """Bytes that a tile takes while it is computed, with what is fed and fetched: twice, since the next is read and
@@ -449,14 +464,53 @@ class StagedPlan:
         return min(self.store_bytes, self.peak_stored(stored, kept if self.options.keep_activations else ()))
 
 
-def beside_maps(network: Network, canvas: Size, compute: str, training: bool, unrolls: bool) -> int:
-    """Bytes of an engine's memory that are not of maps."""
-    return weight_bytes(network, compute, training, unrolls) + reading_bytes(canvas) + RUNTIME_BYTES
+def parts_beside(
+    network: Network, canvas: Size, options: StagedOptions, compute: str, training: bool, unrolls: bool
+) -> Dict[str, int]:
+    """Bytes of an engine's memory that are not of maps, by what they are for.
+
+    Args:
+        unrolls: see :func:`whole_slide_cnn.engines.replay.peak_elements`; where it is false on a CPU, oneDNN computes.
+    """
+    blank = BlankCanvas(network.trunk, canvas)
+    stages = stages_of(network.trunk, blank.size, options.checkpoints)
+    elements = sum(stage.target.size.height * stage.target.size.width * stage.target.channels for stage in stages)
+    kernels = 0
+    if not unrolls and not runtime.has_gpu():
+        kernels = int(min(_MOST_KERNEL_BYTES, _KERNEL_BYTES * len(stages)) * (1 if training else 0.3))
+    return {
+        "blank canvas": elements * (VALUE_BYTES[compute] + (HEAD_BYTES[compute] if training else 0)),
+        "compiled kernels": kernels,
+        "weights": weight_bytes(network, compute, training, unrolls),
+        "slide reading": reading_bytes(canvas),
+        "runtime": RUNTIME_BYTES,
+    }
+
+
+def covered(grid: Size, tiles: Sequence[Window]) -> np.ndarray:
+    """Blocks that lie in some tiles: bool, ``grid``."""
+    found = np.zeros(grid, bool)
+    for tile in tiles:
+        found[slices(tile)] = True
+    return found
+
+
+def power_of_four(most: int) -> int:
+    """The largest that is not more than that."""
+    found: int = 4 ** ((most.bit_length() - 1) // 2)
+    return found
 
 
 def slices(window: Window) -> Tuple[slice, slice]:
     """The part of a map that a window is."""
     return slice(window.top, window.bottom), slice(window.left, window.right)
+
+
+def _disc(size: Size) -> np.ndarray:
+    """An ellipse as large as it can be: bool, ``size``."""
+    rows, columns = ((np.arange(side) + 0.5) / side - 0.5 for side in size)
+    found: np.ndarray = rows[:, np.newaxis] ** 2 + columns**2 <= 0.25
+    return found
 
 
 def _blocks_of(positions: Window, side: int) -> Window:
