@@ -3,6 +3,7 @@
 PYTHON ?= python3
 ARGS ?=
 GOLDENS ?=
+JOBS ?= 2
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
@@ -44,6 +45,7 @@ help: ## List the targets.
 		do printf '  make %-18s %s\n' "$$target" "$$text"; done
 	@echo
 	@echo '  PYTHON=python3 chooses the Python and with it the runtime: 3.10 to 3.13 (TensorFlow 2.21) or 3.7 (1.15).'
+	@echo '  JOBS=2 is how many processes run the tests of make test; 0 runs them in its own.'
 	@echo '  ARGS=... is added to the command that a target runs, as in: make test ARGS="-k canvas"'
 
 setup: $(STAMP) ## Make the virtual environment .venv/<version>, or bring it up to date.
@@ -55,8 +57,8 @@ setup-parallel: $(STAMP) ## Add what training in several processes needs; apt-ge
 demo: $(STAMP) ## Make synthetic slides, train on them, test, and say where the results are.
 	$(RUN) -m whole_slide_cnn.demo --output results/demo $(ARGS)
 
-test: $(STAMP) ## Run the tests.
-	$(RUN) -m pytest $(ARGS)
+test: $(STAMP) ## Run the tests, in JOBS processes.
+	$(RUN) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 test-slow: $(STAMP) ## Run the tests that take minutes each.
 	$(RUN) -m pytest -m slow $(ARGS)

@@ -45,7 +45,7 @@ setup(
     )
     + ["matplotlib", "opencv-python-headless>=4.5,<5", "PyYAML", "scikit-learn>=1.0", "scipy", "tifffile", "tqdm"],
     extras_require={
-        "test": on_each(classic=["pytest>=7.4,<8"], current=["pytest>=8"]) + ["hypothesis"],
+        "test": on_each(classic=["pytest>=7.4,<8"], current=["pytest>=8"]) + ["hypothesis", "pytest-xdist>=3.5"],
         # Formatters to a minor version, so that they format alike everywhere; most need a later Python than 3.7.
         "lint": ["ruff>=0.17,<0.18"]
         + on_each(

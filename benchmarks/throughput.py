@@ -192,6 +192,8 @@ class Run:
         found: Dict[str, Any] = {"machine": machine.describe(), "options": options}
         found["slide"] = self.setting.slide.sentence()
         found.update(self._alone("rates", measure=self.options.measure))
+        target = worker.target_from(found["target"])
+        self.cases = [worker.settled(case, target, self.setting.memory_gb) for case in self.cases]
         floors = {
             side: self._alone("floor", side=side, winners=self.options.winners)
             for side in sorted({case.side for case in self.cases})

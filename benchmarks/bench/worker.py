@@ -78,6 +78,19 @@ def work_of(setting: Setting, case: Case, tissue: float) -> Work:
     return Work(setting.network, size, setting.compute, case.mode == "train", share, options=given)
 
 
+def settled(case: Case, target: Target, memory_gb: Optional[float]) -> Case:
+    """A case with what its engine leaves to the machine decided, as a run would have it: from ``memory_gb``, or from
+    half of the memory that is free."""
+    if case.runner != "engine":
+        return case
+    description, machine = ENGINES[case.engine], target.machine
+    if memory_gb is None and not target.gpu:
+        machine = dataclasses.replace(machine, device_bytes=machine.device_bytes // 2)
+    options = description.settle(description.options(**case.options), dataclasses.replace(target, machine=machine))
+    decided = {name: getattr(options, name) for name in description.settled}
+    return case._replace(options=dict(case.options, **decided))
+
+
 def plan(setting: Setting, case: Case, target: Target, tissue: float) -> Dict[str, Any]:
     """What a run would be told before it begins: bytes, seconds, and why it cannot be."""
     description = ENGINES[case.engine]
