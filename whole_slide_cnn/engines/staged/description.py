@@ -51,7 +51,8 @@ class Staged(EngineDescription):
 
     def memory(self, work: Work) -> MemoryPlan:
         plan = self.plan(work)
-        parts = (("tiles", plan.peak_bytes()), ("maps between stages", plan.most_stored()))
+        stored = plan.most_stored() if work.tissue == 1 else plan.stored(plan.slide_of_share(work.tissue))
+        parts = (("tiles", plan.peak_bytes()), ("maps between stages", stored))
         return MemoryPlan(self.name, parts + tuple(self._beside(work).items()), self.remedy)
 
     def settle(self, options: StagedOptions, target: Optional[Target]) -> StagedOptions:

@@ -453,6 +453,14 @@ class StagedPlan:
         level = self.levels[index]
         return page_side(level) ** 2 * level.channels * (VALUE_BYTES[self.compute] if index else 1)
 
+    def stored(self, slide: SlidePlan) -> int:
+        """The most bytes of maps, and of what is kept inside stages, that a canvas takes."""
+        peaks = (
+            self.peak_stored(region.stored, self.kept_bytes(region, region.kept) if region.kept else ())
+            for region in slide.regions
+        )
+        return max(peaks, default=0)
+
     def most_stored(self) -> int:
         """The most bytes of maps, and of what is kept inside stages, that a canvas full of tissue takes."""
         pages = [-(-side // BLANK_BLOCK // PAGE_BLOCKS) for side in self.canvas]
