@@ -26,6 +26,7 @@ class EngineDescription(abc.ABC):
         remedy: what to do where it needs more memory than there is.
         planned_in_half: whether ``plan`` shows it in half precision as well, on a GPU.
         settled: options that :meth:`settle` decides where they are null. A run goes on with what it began with.
+        shares_windows: whether several processes can compute one slide together by it.
     """
 
     name: str
@@ -34,6 +35,7 @@ class EngineDescription(abc.ABC):
     remedy: str = OTHER_ENGINE
     planned_in_half: bool = False
     settled: Tuple[str, ...] = ()
+    shares_windows: bool = False
 
     @abc.abstractmethod
     def engine_class(self) -> Any:

@@ -1,7 +1,7 @@
 """What an engine is: it computes loss, gradients and class maps of a network on whole canvases."""
 
 import abc
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -43,6 +43,9 @@ class Engine(abc.ABC):
         reduce_gradients: None, or a function that :meth:`train_batch` applies to the mean gradients of its batch before
             its step, such as the mean over several processes. It takes and returns a list of arrays, and is called
             several times in a step, each time with some of the gradients, always the same in the same order.
+        group: None, or the processes that compute every slide together with this one, all of which make the same calls
+            (an object with ``rank``, ``size`` and ``allgather``, as a communicator); for engines whose description has
+            ``shares_windows``. Each adds a part of the gradient to its sums.
 
     Raises:
         ConfigError: on a GPU, float32 and tensorfloat32 in one process.
@@ -60,6 +63,7 @@ class Engine(abc.ABC):
         self.canvas_size = Size(*canvas_size)
         self.compute = compute
         self.reduce_gradients: Optional[Reduction] = None
+        self.group: Any = None
         self.training = optimiser is not None if training is None else training
         assert self.training or optimiser is None, "an optimiser is for training"
         runtime.choose_products(compute)

@@ -31,6 +31,7 @@ class Staged(EngineDescription):
     options = StagedOptions
     remedy = REMEDY
     settled = ("memory_gb",)
+    shares_windows = True
 
     def engine_class(self):
         from whole_slide_cnn.engines.staged.engine import StagedEngine

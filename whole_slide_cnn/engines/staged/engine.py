@@ -30,7 +30,7 @@ from whole_slide_cnn.engines.staged.stages import Stage
 from whole_slide_cnn.engines.staged.tiles import Cover
 from whole_slide_cnn.engines.streaming.feeding import ReadAhead
 from whole_slide_cnn.engines.streaming.pooling import BLANK, Pooled, running_pooling
-from whole_slide_cnn.errors import ConfigError
+from whole_slide_cnn.errors import ConfigError, SlideError, WholeSlideError
 from whole_slide_cnn.models import build
 from whole_slide_cnn.models.layers import Relu
 from whole_slide_cnn.models.network import Network
@@ -55,6 +55,26 @@ class _Held:
         self.maps: List[Optional[Pages]] = [pixels]
         self.covers: List[Cover] = []
         self.batches: List[List[_Batch]] = []
+
+
+class _Forward(NamedTuple):
+    """What a forward pass gives: the plan that it followed, pooled features, what the backward pass takes up where that
+    is held, and the logits of all cells where they are wanted."""
+
+    slide: SlidePlan
+    pooled: Pooled
+    held: List[_Held]
+    logits: Optional[np.ndarray]
+
+
+class _Part(NamedTuple):
+    """What a process tells the others of its part of a slide: its cells, what it leaves to the blank canvas, what it
+    has pooled, and the logits of its cells where they are wanted."""
+
+    cells: Window
+    blank: int
+    pooled: Any
+    logits: Optional[np.ndarray]
 
 
 class StagedEngine(Engine):
@@ -127,12 +147,35 @@ class StagedEngine(Engine):
     # One slide.
 
     def slide(self, canvas: Canvas) -> SlidePlan:
-        """What of a canvas is computed, and what is left to the blank canvas."""
-        return self.plan.slide(canvas.blank_blocks())
+        """What of a canvas is computed by this process, and what is left to the blank canvas."""
+        if self.group is None:
+            return self.plan.slide(canvas.blank_blocks())
+        return self.plan.slide(canvas.blank_blocks(), self.group.size, self.group.rank)
+
+    @property
+    def _leads(self) -> bool:
+        """Whether this process adds what is to be counted once: blank cells, and the head's gradient."""
+        return self.group is None or self.group.rank == 0
+
+    def _exchange(self, broken: Optional[Tuple[str, str]], value: Any) -> List[Any]:
+        """What the processes that compute a slide have of it, by rank.
+
+        Args:
+            broken: the slide and the reason why this process could not read it; None where it could.
+
+        Raises:
+            SlideError: one of them could not; the same in all of them.
+        """
+        if self.group is None:
+            return [value]
+        found = self.group.allgather((broken, value))
+        for theirs, _ in found:
+            if theirs is not None:
+                raise SlideError(*theirs)
+        return [value for _, value in found]
 
     def predict(self, canvas: Canvas, label: Optional[int] = None) -> Prediction:
-        pooled, _ = self._forward(canvas, self.slide(canvas), hold=False)
-        return self._predict(pooled, label)
+        return self._predict(self._forward(canvas).pooled, label)
 
     def _predict(self, pooled: Pooled, label: Optional[int]) -> Prediction:
         feed = {self._pooled: pooled.values, self._label: 0 if label is None else label}
@@ -140,10 +183,9 @@ class StagedEngine(Engine):
         return Prediction(float("nan") if label is None else float(loss), probabilities)
 
     def predict_with_map(self, canvas: Canvas, label: Optional[int] = None) -> Tuple[Prediction, np.ndarray]:
-        slide = self.slide(canvas)
-        logits = self._blank_logits(canvas, slide)
-        pooled, _ = self._forward(canvas, slide, hold=False, logits=logits)
-        return self._predict(pooled, label), logits
+        found = self._forward(canvas, with_logits=True)
+        assert found.logits is not None
+        return self._predict(found.pooled, label), found.logits
 
     def class_map(self, canvas: Canvas) -> np.ndarray:
         """As :meth:`Engine.class_map`. Of each tile only the logits are kept; blank cells are copies of those of the
@@ -160,46 +202,81 @@ class StagedEngine(Engine):
         return logits
 
     def _add_gradient(self, canvas: Canvas, label: int, share: float) -> Prediction:
-        slide = self.slide(canvas)
-        pooled, held = self._forward(canvas, slide, hold=slide.stores)
+        slide, pooled, held, _ = self._forward(canvas, hold=True)
         feed = {self._pooled: pooled.values, self._label: label, self._share: share}
-        loss, probabilities, gradient, _ = self._session.run(
-            [self._loss, self._probabilities, self._pooled_gradient, self._add_head], feed
-        )
+        wanted = [self._loss, self._probabilities, self._pooled_gradient] + [self._add_head] * self._leads
+        loss, probabilities, gradient = self._session.run(wanted, feed)[:3]
         if self.network.pooling == "gmp":
             cells: Any = self._winners(canvas, slide, pooled, gradient)
         else:
             each = gradient / (self.plan.cells.height * self.plan.cells.width)
             cells = _Uniform(each)
-            if len(slide.blank.kinds):
+            if len(slide.blank.kinds) and self._leads:
                 kinds = self._blank_gradients_of(canvas)[-1].reshape(-1, self.network.channels)
                 kinds[slide.blank.kinds] += slide.blank.counts[:, np.newaxis] * each
         active = None
         if isinstance(cells, _Maxima) and slide.regions:
             found = self.plan.active(cells.rows, cells.columns)
             active = [blocks & coloured for blocks, coloured in zip(found, slide.coloured)]
-        for region in slide.regions:
-            self._backward(canvas, slide, region, cells, active, held.pop(0) if held else None)
+        broken = None
+        try:
+            for region in slide.regions:
+                self._backward(canvas, slide, region, cells, active, held.pop(0) if held else None)
+        except SlideError as error:
+            if self.group is None:
+                raise
+            broken = error.slide, error.reason
+        self._exchange(broken, None)
         return Prediction(float(loss), probabilities)
 
     # Forward.
 
-    def _forward(
-        self, canvas: Canvas, slide: SlidePlan, hold: bool, logits: Optional[np.ndarray] = None
-    ) -> Tuple[Pooled, List[_Held]]:
-        """Pooled features, and what the backward pass takes up where it is held.
+    def _forward(self, canvas: Canvas, hold: bool = False, with_logits: bool = False) -> "_Forward":
+        """The forward pass, in which all processes take part that compute the slide.
 
         Args:
-            logits: where to put the logits of the tiles' cells; None computes none.
+            hold: whether the backward pass follows, so that maps are held where there is room.
+            with_logits: whether the logits of all cells are wanted.
         """
-        pooling = running_pooling(self.network.pooling, self.plan.cells)
-        if not all(blocks.all() for blocks in slide.coloured):
-            self._blank_maps(canvas)  # here, and not in a thread that reads
-        held = [self._forward_region(canvas, slide, region, None, hold, pooling, logits) for region in slide.regions]
-        if len(slide.blank.kinds):
+        pooling, logits = running_pooling(self.network.pooling, self.plan.cells), None
+        try:
+            slide = self.slide(canvas)
+            hold = hold and slide.stores
+            if with_logits:
+                logits = self._blank_logits(canvas, slide)
+            if not all(blocks.all() for blocks in slide.coloured):
+                self._blank_maps(canvas)  # here, and not in a thread that reads
+            held = [
+                self._forward_region(canvas, slide, region, None, hold, pooling, logits) for region in slide.regions
+            ]
+        except SlideError as error:
+            if self.group is None:
+                raise
+            self._exchange((error.slide, error.reason), None)  # which raises it in all processes
+            raise
+        if len(slide.blank.kinds) and self._leads:
             cells = self._blank_maps(canvas)[-1].reshape(-1, self.network.channels)
             pooling.add_blank(slide.blank, cells.astype(self._gradient_type))  # NumPy does not order bfloat16
-        return pooling.result(), held if hold else []
+        if self.group is not None:
+            pooling = self._join(slide, pooling, logits)
+        return _Forward(slide, pooling.result(), held if hold else [], logits)
+
+    def _join(self, slide: SlidePlan, pooling, logits: Optional[np.ndarray]):
+        """Pooled over the cells of all processes, the same in each of them, which also get each other's logits."""
+        mine = None if logits is None else logits[slices(slide.cells)]
+        found = self._exchange(None, _Part(slide.cells, slide.blank.digest, pooling.part(), mine))
+        covered = sum(part.cells.height * part.cells.width for part in found)
+        if len({part.blank for part in found}) > 1 or covered != self.plan.cells.height * self.plan.cells.width:
+            raise WholeSlideError(
+                "the processes that share a slide plan it differently; start all of them with one configuration, and "
+                "on machines of one kind"
+            )
+        joined = running_pooling(self.network.pooling, self.plan.cells)
+        for part in found:
+            joined.add_part(part.pooled)
+            if logits is not None:
+                logits[slices(part.cells)] = part.logits
+        return joined
 
     def _forward_region(
         self,
@@ -264,7 +341,8 @@ class StagedEngine(Engine):
     # Backward.
 
     def _winners(self, canvas: Canvas, slide: SlidePlan, pooled: Pooled, gradient: np.ndarray) -> "_Maxima":
-        """The gradient of the embedding map under maximum pooling; that of blank cells goes to the blank canvas."""
+        """The gradient of the embedding map under maximum pooling, in the cells of this process; that of blank
+        cells goes to the blank canvas."""
         active = (gradient != 0) & (pooled.values > 0)
         is_blank = pooled.owner == BLANK
         rows, columns = np.divmod(pooled.position, self.plan.cells.width)
@@ -272,11 +350,11 @@ class StagedEngine(Engine):
         small_rows, small_columns = self.plan.blank_axes[-1]
         kinds = small_rows[rows] * self.plan.blank.cells.width + small_columns[columns]
         channels = np.flatnonzero(active & (is_blank | in_tile))
-        if len(channels):
+        if len(channels) and self._leads:
             gradients = self._blank_gradients_of(canvas)[-1].reshape(-1, self.network.channels)
             gradients[kinds[channels], channels] += gradient[channels]
         channels = np.flatnonzero(active & ~is_blank & ~in_tile)
-        return _Maxima(rows[channels], columns[channels], channels, gradient)
+        return _Maxima(rows[channels], columns[channels], channels, gradient).within(slide.cells)
 
     def _backward(
         self,

@@ -4,13 +4,14 @@ The engine follows this plan, and what is said of its memory and time is read fr
 second change. It is arithmetic on shapes: TensorFlow is not imported.
 """
 
-from typing import Dict, FrozenSet, List, Mapping, NamedTuple, Sequence, Set, Tuple
+from typing import Callable, Dict, FrozenSet, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 import numpy as np
 
 from whole_slide_cnn.engines import runtime
 from whole_slide_cnn.engines.memory import RUNTIME_BYTES, reading_bytes, weight_bytes
 from whole_slide_cnn.engines.replay import HEAD_BYTES, VALUE_BYTES, peak_elements
+from whole_slide_cnn.engines.staged.dealing import CostAlong, between, deal
 from whole_slide_cnn.engines.staged.options import MEMORY_GB, StagedOptions
 from whole_slide_cnn.engines.staged.pages import PAGE_BLOCKS, page_count, page_side
 from whole_slide_cnn.engines.staged.stages import Stage, stages_of
@@ -60,16 +61,18 @@ class Region(NamedTuple):
 
 
 class SlidePlan(NamedTuple):
-    """What a canvas needs computed.
+    """What a canvas needs computed, by one of the processes that share it.
 
     Attributes:
         coloured: per level the blocks that may differ from a blank canvas's (bool, the level's grid).
-        regions: they hold every cell that is not blank.
-        blank: the cells that are in no tile.
+        cells: the rectangle that falls to this process; the whole embedding map where there is but one.
+        regions: they hold every cell in it that is not blank.
+        blank: the cells that are in no tile of any process.
         stores: whether maps are kept from the forward pass to the backward pass.
     """
 
     coloured: Tuple[np.ndarray, ...]
+    cells: Window
     regions: Tuple[Region, ...]
     blank: BlankKinds
     stores: bool
@@ -134,25 +137,36 @@ class StagedPlan:
         self._covers: Dict[Tuple, Cover] = {}
         self._batches: Dict[Tuple[int, Size], int] = {}
         self._inner: Dict[Tuple[int, Size], int] = {}
+        self._least_costs: Optional[List[float]] = None
         self._sizes = [self._tile_sizes(stage) for stage in self.stages]
 
     # A slide.
 
-    def slide(self, blank_blocks: np.ndarray) -> SlidePlan:
+    def slide(self, blank_blocks: np.ndarray, parts: int = 1, part: int = 0) -> SlidePlan:
         """What a canvas needs.
 
         Args:
             blank_blocks: bool, one per 32 x 32 px of the canvas: whether it holds nothing but the blank colour.
+            parts: processes that share the canvas, each of which makes a plan.
+            part: the number of the one that this plan is for.
         """
         if not self.options.skip_blank:
             blank_blocks = np.zeros_like(blank_blocks)
         coloured = tuple(level.coloured(blank_blocks) for level in self.levels)
-        regions = [self._region(coloured, cells) for cells in self._divide(coloured, Window(0, 0, *self.cells))]
+        whole = Window(0, 0, *self.cells)
+        dealt = deal(whole, parts, self._costs_along(coloured)) if parts > 1 else [whole]
+        regions: List[Region] = []
         left = np.ones(self.cells, bool)
-        for region in regions:
-            for tile in region.covers[-1].tiles:
-                left[slices(tile)] = False
-        return SlidePlan(coloured, tuple(regions), self.blank.kinds_of(left), len(regions) <= 1)
+        for number, share in enumerate(dealt):
+            for cells in self._divide(coloured, share):
+                if number == part:
+                    regions.append(self._region(coloured, cells))
+                    last = regions[-1].covers[-1]
+                else:  # of the others' only what all must agree on: which cells are left to the blank canvas
+                    last = self.cover(self.stages[-1], coloured[-1], cells)
+                for tile in last.tiles:
+                    left[slices(tile)] = False
+        return SlidePlan(coloured, dealt[part], tuple(regions), self.blank.kinds_of(left), len(regions) <= 1)
 
     def slide_of_share(self, tissue: float) -> SlidePlan:
         """The plan of a canvas of whose area a share is not blank, taken for a square in its middle."""
@@ -263,6 +277,40 @@ class StagedPlan:
                 cells = Window.from_bounds(rows.start, columns.start, rows.stop, columns.stop)
         return tuple(found[::-1])
 
+    def _costs_along(self, coloured: Sequence[np.ndarray]) -> CostAlong:
+        """What cells cost: of every stage the coloured blocks that they need, each at what a block costs at least.
+        (What tiles hold besides is known only once they are chosen.)"""
+
+        def along(cells: Window, axis: int) -> Callable[[int, int], float]:
+            needed = self._needed(cells)
+            counts = [np.count_nonzero(mask[slices(inside)], axis=1 - axis) for mask, inside in zip(coloured, needed)]
+            totals = [np.concatenate([[0], np.cumsum(count)]) for count in counts]
+
+            def cost(start: int, stop: int) -> float:
+                found = []
+                for total, inside, blocks in zip(totals, needed, self._needed(between(cells, axis, start, stop))):
+                    first = blocks[axis] - inside[axis]
+                    found.append(int(total[first + blocks.size[axis]] - total[first]))
+                if not found[-1]:
+                    return 0.0
+                return float(sum(number * each for number, each in zip(found[1:], self._block_costs)))
+
+            return cost
+
+        return along
+
+    @property
+    def _block_costs(self) -> List[float]:
+        """Per stage what a block costs, in tiles of the size for which that is least."""
+        if self._least_costs is None:
+            self._least_costs = []
+            for stage in self.stages:
+                batches = [(size, self.batch(stage, size)) for size in self._sizes[stage.index]]
+                self._least_costs.append(
+                    min(self._cost(stage, {size: n}) / (n * size.height * size.width) for size, n in batches)
+                )
+        return self._least_costs
+
     def _divide(self, coloured: Sequence[np.ndarray], cells: Window) -> List[Window]:
         """Rectangles of cells whose maps fit the budget one by one; none where all is blank."""
         inside = coloured[-1][slices(cells)]
@@ -324,6 +372,25 @@ class StagedPlan:
                     total = Flops(total.forward + flops.forward, total.again + again, total.backward + flops.backward)
         return total
 
+    def cost(self, slide: SlidePlan) -> float:
+        """What a process computes of a slide, with gradient in all of its cells, in FLOPs."""
+        total = 0.0
+        for region in slide.regions:
+            for stage, cover in zip(self.stages, region.covers):
+                counts = counted(cover.tiles)
+                total += self._cost_forward(stage, counts) * (2 if self.training and not slide.stores else 1)
+                if self.training:
+                    total += self._cost_backward(stage, counts, stage.index in region.kept)
+        return total
+
+    def blank_cost(self) -> float:
+        """What the blank canvas takes, in FLOPs; of every process."""
+        total = 0.0
+        for stage in self.small_stages:
+            flops = self._work_of(stage, Window(0, 0, *stage.target.size))
+            total += flops.forward + (flops.again + flops.backward if self.training else 0)
+        return total
+
     def peak_stored(self, stored: Sequence[int], kept: Sequence[int] = ()) -> int:
         """The most bytes of maps between stages that are held at once.
 
@@ -376,9 +443,12 @@ class StagedPlan:
 
     def _cost(self, stage: Stage, counts: Mapping[Size, int]) -> float:
         """Of tiles of some sizes, forward and back, in FLOPs."""
+        return self._cost_forward(stage, counts) + (self._cost_backward(stage, counts) if self.training else 0)
+
+    def _cost_forward(self, stage: Stage, counts: Mapping[Size, int]) -> float:
         cost = self._runs(stage, counts) * (_RUN_FLOPS + _WEIGHT_FLOPS * stage.weights)
         cost += sum(number * (self.tile_work(stage, size).forward + _TILE_FLOPS) for size, number in counts.items())
-        return cost + (self._cost_backward(stage, counts) if self.training else 0)
+        return cost
 
     def _cost_backward(self, stage: Stage, counts: Mapping[Size, int], kept: bool = False) -> float:
         cost = self._runs(stage, counts) * (_RUN_FLOPS + _WEIGHT_FLOPS_BACK * stage.weights)

@@ -61,15 +61,24 @@ class RunningMaximum:
         values = present[best, np.arange(present.shape[1])]
         self._add(values, kinds.first[best], BLANK, kinds.kinds[best])
 
+    def part(self) -> Optional[Pooled]:
+        """What was found, for :meth:`add_part` of another process; None where nothing was taken in."""
+        return None if self._values is None else self.result()
+
+    def add_part(self, part: Optional[Pooled]):
+        """Take in what a process has taken in."""
+        if part is not None:
+            self._add(part.values, part.position, part.owner, part.cell)
+
     def result(self) -> Pooled:
         """What was found."""
         assert self._values is not None, "nothing was pooled"
         return Pooled(self._values, self._owner, self._cell, self._positions)
 
-    def _add(self, values: np.ndarray, positions: np.ndarray, owner: int, cells: np.ndarray):
+    def _add(self, values: np.ndarray, positions: np.ndarray, owner: Union[int, np.ndarray], cells: np.ndarray):
         if self._values is None:
             self._values, self._positions = values, positions
-            self._owner, self._cell = np.full(values.shape, owner), np.array(cells, np.int64)
+            self._owner, self._cell = np.array(np.broadcast_to(owner, values.shape)), np.array(cells, np.int64)
             return
         with np.errstate(invalid="ignore"):
             better = (values > self._values) | ((values == self._values) & (positions < self._positions))
@@ -105,6 +114,14 @@ class RunningAverage:
             blank: (cells of the blank canvas, channels).
         """
         self._total = self._total + kinds.counts.astype(blank.dtype) @ blank[kinds.kinds]
+
+    def part(self) -> Any:
+        """The sums, for :meth:`add_part` of another process."""
+        return self._total
+
+    def add_part(self, part: Any):
+        """Take in what a process has taken in."""
+        self._total = self._total + part
 
     def result(self) -> Pooled:
         """What was found."""
