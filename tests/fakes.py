@@ -321,6 +321,9 @@ class ThreadCommunicator(Communicator):
     def allreduce_mean(self, arrays):
         return [sum(each) / self.size for each in zip(*self.allgather(arrays))]
 
+    def allreduce_sum(self, arrays):
+        return [sum(each) for each in zip(*self.allgather(arrays))]
+
     def barrier(self):
         self._barrier.wait(timeout=60)
 

@@ -45,8 +45,9 @@ def test(
         config: the configuration.
         checkpoint: file of weights; None: those that the configuration trains.
         split: name of the data list.
-        group: the processes that share the slides (:class:`whole_slide_cnn.running.communicator.Communicator`), all of
-            which make this call; None for one process. Process 0 alone writes scores.
+        group: the processes that share the slides, or the windows of every slide
+            (:class:`whole_slide_cnn.running.communicator.Communicator`), all of which make this call; None for one
+            process. Process 0 alone writes scores.
 
     Returns:
         The report on slides (:class:`whole_slide_cnn.evaluation.scores.Report`; None in processes other than 0), the
@@ -61,11 +62,13 @@ def test(
     from whole_slide_cnn.models.network import make_network
     from whole_slide_cnn.running import assembly
     from whole_slide_cnn.running.communicator import SingleCommunicator
+    from whole_slide_cnn.running.sharing import Sharing
 
     group = SingleCommunicator() if group is None else group
     maps = config.outputs.heatmaps if split == "test" else None
     with contextlib.ExitStack() as stack:
         with group.after_first():
+            assembly.shares_windows(config, group)
             source = stack.enter_context(assembly.open_splits(config, split)[split])
             network = make_network(config)
             checkpoint = assembly.trained_path(config, checkpoint)
@@ -75,18 +78,19 @@ def test(
         resolved = assembly.resolve(config, training=False, processes=group.local_size) if group.rank == 0 else None
         config = group.broadcast(resolved)
         extra_memory = () if maps is None else heatmaps.extra_memory(config, network)
+        sharing = Sharing(group, assembly.shares_windows(config, group))
         engine = assembly.make_engine(config, network, None, group.say, weights, extra_memory, group)
         stack.enter_context(engine)
         drawing = None
         if maps is not None:
             names = [record.slide_id for record in source.records]
-            drawing = heatmaps.scored_slides(config, network, checkpoint, progress, names, maps, group)
-        mine = source.records[group.rank :: group.size]
-        found = group.allgather(score_slides(engine, source, mine, group.rank == 0, drawing) + (source.failed,))
+            drawing = heatmaps.scored_slides(config, network, checkpoint, progress, names, maps, group, sharing.leads)
+        scores = score_slides(engine, source, sharing.take(source.records), group.rank == 0, drawing, sharing)
+        found = group.allgather(scores + (source.failed,))
         failed = {slide: reason for _, _, broken in found for slide, reason in broken.items()}
         report = None
         if group.rank == 0:
-            parts = [(scored, seconds) for scored, seconds, _ in found]
+            parts = [(scored, seconds) for scored, seconds, _ in found[: sharing.size]]
             report = write_joined(config, split, checkpoint, source, parts, failed)
         # last: no score is lost where a map cannot be written
         undrawn = {} if drawing is None else drawing.finish(group)

@@ -4,11 +4,12 @@ import time
 from typing import TYPE_CHECKING, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
-from tqdm import tqdm
 
 from whole_slide_cnn.errors import SlideError
 from whole_slide_cnn.evaluation.scores import SlideScore
 from whole_slide_cnn.running.bars import slide_bar
+from whole_slide_cnn.running.communicator import SingleCommunicator
+from whole_slide_cnn.running.sharing import Sharing
 from whole_slide_cnn.running.slides import SlideSource
 from whole_slide_cnn.slides.canvas import Canvas
 from whole_slide_cnn.slides.manifest import Record
@@ -26,6 +27,7 @@ def score_slides(
     records: Sequence[Record],
     shown: bool = True,
     receive: Optional[Receive] = None,
+    sharing: Optional[Sharing] = None,
 ) -> Tuple[List[SlideScore], Dict[str, float]]:
     """Score those slides of a source that can be read.
 
@@ -36,14 +38,17 @@ def score_slides(
         shown: whether to show a progress bar.
         receive: called with every slide that was scored and its class map, from the same pass over the slide; None
             computes no class maps.
+        sharing: what this process shares with others, where there are some; all make this call, with or without
+            ``receive``.
 
     Returns:
         Scores in the order of the slides, and the seconds that the engine took for each, by name.
     """
     scored: List[SlideScore] = []
     seconds: Dict[str, float] = {}
+    sharing = Sharing(SingleCommunicator()) if sharing is None else sharing
     with slide_bar("testing", len(records), shown=shown) as bar:
-        for record, canvas in source.canvases(records, tqdm.write):
+        for record, canvas in sharing.canvases(source, records):
             started = time.monotonic()
             try:
                 class_map = None
@@ -59,7 +64,7 @@ def score_slides(
                 if receive is not None and class_map is not None:
                     receive(record, canvas, class_map)
             except SlideError as error:
-                tqdm.write(source.fail(error))
+                sharing.report(source.fail(error))
             finally:
                 canvas.close()
                 bar.update()

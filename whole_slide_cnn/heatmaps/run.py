@@ -34,6 +34,7 @@ from whole_slide_cnn.provenance import describe_file, git_commit, versions, writ
 from whole_slide_cnn.running import assembly
 from whole_slide_cnn.running.bars import slide_bar
 from whole_slide_cnn.running.communicator import Communicator, SingleCommunicator
+from whole_slide_cnn.running.sharing import Sharing
 from whole_slide_cnn.running.slides import SlideSource
 from whole_slide_cnn.sizes import Size
 from whole_slide_cnn.slides.canvas import Canvas, SlideCanvas
@@ -103,17 +104,18 @@ class ScoredSlides:
     Args:
         drawer: that draws.
         output: folder it draws to.
+        draws: whether this process does; where several compute every slide together, one of them draws it.
     """
 
-    def __init__(self, drawer: SlideDrawer, output: str):
-        self._drawer, self._output = drawer, output
+    def __init__(self, drawer: SlideDrawer, output: str, draws: bool = True):
+        self._drawer, self._output, self._draws = drawer, output, draws
         self._drawn = 0
         self._undrawn: Dict[str, str] = {}
         self._stop: Optional[WholeSlideError] = None
 
     def __call__(self, record: Record, canvas: Canvas, logits: np.ndarray) -> None:
         """Draw one slide; see :meth:`SlideDrawer.draw`."""
-        if self._stop is not None:
+        if self._stop is not None or not self._draws:
             return
         assert isinstance(canvas, SlideCanvas)  # nothing was done to it
         try:
@@ -152,6 +154,7 @@ def scored_slides(
     names: Sequence[str],
     output: str,
     group: Communicator,
+    draws: bool = True,
 ) -> ScoredSlides:
     """What draws the slides of the test list while they are scored.
 
@@ -163,6 +166,7 @@ def scored_slides(
         names: names of all slides of the list.
         output: folder to write; each slide gets a folder in it.
         group: the processes that share the slides.
+        draws: see :class:`ScoredSlides`.
 
     Raises:
         WholeSlideError: the folder cannot be written.
@@ -171,7 +175,7 @@ def scored_slides(
     if group.rank == 0:
         write_provenance(output, config, {"test": config.data.test}, checkpoint=checkpoint, processes=group.size)
     settings = make_settings(config, network, checkpoint, progress)
-    return ScoredSlides(SlideDrawer(names, output, settings), output)
+    return ScoredSlides(SlideDrawer(names, output, settings), output, draws)
 
 
 def draw_heatmaps(
@@ -196,8 +200,9 @@ def draw_heatmaps(
         classes: names of the classes to draw; all by default.
         threshold: of the contours.
         masks: folder of masks to compare with, or None.
-        group: the processes that share the slides (:class:`whole_slide_cnn.running.communicator.Communicator`), all of
-            which make this call; None for one process.
+        group: the processes that share the slides, or the windows of every slide
+            (:class:`whole_slide_cnn.running.communicator.Communicator`), all of which make this call; None for one
+            process.
 
     Returns:
         Slide name to reason, of slides that could not be read.
@@ -208,6 +213,7 @@ def draw_heatmaps(
     group = SingleCommunicator() if group is None else group
     network = make_network(config)
     with group.after_first():
+        assembly.shares_windows(config, group)
         drawn = _indices(classes, config.data.classes)
         if not 0 < threshold < 1:
             raise WholeSlideError("--threshold must be above 0 and below 1, not {}".format(threshold))
@@ -217,6 +223,7 @@ def draw_heatmaps(
         make_folder(output)
     resolved = assembly.resolve(config, training=False, processes=group.local_size) if group.rank == 0 else None
     config = group.broadcast(resolved)
+    sharing = Sharing(group, assembly.shares_windows(config, group))
     settings = make_settings(config, network, checkpoint, progress, drawn, threshold)
     extra = extra_memory(config, network)
     with SlideSource(records, config.data) as source, assembly.make_engine(
@@ -225,7 +232,7 @@ def draw_heatmaps(
         if group.rank == 0:
             write_provenance(output, config, lists, checkpoint=checkpoint, processes=group.size)
         drawer = SlideDrawer([record.slide_id for record in source.records], output, settings, masks)
-        _draw_slides(engine, source, source.records[group.rank :: group.size], drawer)
+        _draw_slides(engine, source, drawer, sharing)
         parts = group.allgather((drawer.found, source.failed))
     failed = {slide: reason for _, found in parts for slide, reason in found.items()}
     if group.rank:
@@ -268,15 +275,18 @@ def make_settings(
     return HeatmapSettings(network, classes, drawn, threshold, origin, overlay)
 
 
-def _draw_slides(engine: Engine, source: SlideSource, records: Sequence[Record], drawer: SlideDrawer) -> None:
-    """Draw every readable slide among ``records``."""
-    with slide_bar("heat maps", len(records)) as bar:
-        for record, canvas in source.canvases(records, tqdm.write):
+def _draw_slides(engine: Engine, source: SlideSource, drawer: SlideDrawer, sharing: Sharing) -> None:
+    """Draw every readable slide that falls to this process."""
+    records = sharing.take(source.records)
+    with slide_bar("heat maps", len(records), shown=sharing.leads) as bar:
+        for record, canvas in sharing.canvases(source, records):
             assert isinstance(canvas, SlideCanvas)  # nothing was done to it
             try:
-                drawer.draw(record, canvas, engine.class_map(canvas))
+                logits = engine.class_map(canvas)
+                if sharing.leads:
+                    drawer.draw(record, canvas, logits)
             except SlideError as error:
-                tqdm.write(source.fail(error))
+                sharing.report(source.fail(error))
             finally:
                 canvas.close()
                 bar.update()

@@ -13,7 +13,7 @@ from whole_slide_cnn.engines.interface import Engine
 from whole_slide_cnn.engines.memory import check_memory
 from whole_slide_cnn.engines.runtime import TENSOR_FLOAT_32, has_gpu, keep_freed_memory_small, rounds_products
 from whole_slide_cnn.engines.table import ENGINES
-from whole_slide_cnn.errors import MemoryBudgetError, WeightsError
+from whole_slide_cnn.errors import ConfigError, MemoryBudgetError, WeightsError
 from whole_slide_cnn.models.network import Network
 from whole_slide_cnn.models.weights import Weights, load_weights
 from whole_slide_cnn.planning.auto import choose_engine, estimate_run, run_target
@@ -103,9 +103,28 @@ def make_engine(
         state = group.broadcast(_first_weights(config, network, report) if group.rank == 0 else None)
     description = ENGINES[config.engine]
     options = description.options_in(config)
+    shared = shares_windows(config, group)
     engine = description.make(network, Size(*config.data.canvas), config.model.compute, optimiser, training, options)
+    engine.group = group if shared else None
     engine.load_state(state)
     return engine
+
+
+def shares_windows(config: TrainConfig, group: Communicator) -> bool:
+    """Whether the processes of a group compute every slide together.
+
+    Raises:
+        ConfigError: they are to, by an engine that cannot.
+    """
+    if config.train.share != "windows" or group.size == 1:
+        return False
+    able = [name for name, description in ENGINES.items() if description.shares_windows]
+    if config.engine not in able:
+        raise ConfigError(
+            "train.share: windows has several processes compute one slide together, which engine {} cannot; set "
+            "engine: {}, or train.share: slides".format(config.engine, " or ".join(able))
+        )
+    return True
 
 
 def _state_needs(config, training, report, extra_memory, group):

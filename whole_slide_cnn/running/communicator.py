@@ -50,6 +50,10 @@ class Communicator(abc.ABC):
         """
 
     @abc.abstractmethod
+    def allreduce_sum(self, arrays: Sequence[np.ndarray]) -> List[np.ndarray]:
+        """The sums over all processes, as :meth:`allreduce_mean` gives means."""
+
+    @abc.abstractmethod
     def broadcast(self, value: Any) -> Any:
         """What process 0 passes; the others' values are not looked at. Anything that can be pickled."""
 
@@ -101,6 +105,9 @@ class SingleCommunicator(Communicator):
     def allreduce_mean(self, arrays):
         return [np.array(array) for array in arrays]
 
+    def allreduce_sum(self, arrays):
+        return [np.array(array) for array in arrays]
+
     def broadcast(self, value):
         return value
 
@@ -128,18 +135,21 @@ class MpiCommunicator(Communicator):
         machine.Free()
 
     def allreduce_mean(self, arrays):
-        return [self._mean(np.asarray(array)) for array in arrays]
+        return [self._reduced(np.asarray(array), self.size) for array in arrays]
 
-    def _mean(self, array: np.ndarray) -> np.ndarray:
-        mean = np.array(array).reshape(-1)
+    def allreduce_sum(self, arrays):
+        return [self._reduced(np.asarray(array), 1) for array in arrays]
+
+    def _reduced(self, array: np.ndarray, divisor: int) -> np.ndarray:
+        total = np.array(array).reshape(-1)
         # Not Allreduce: it may add in another order in each process, and their weights would drift apart.
         if self.rank == 0:
-            self._world.Reduce(self._mpi.IN_PLACE, mean, self._mpi.SUM, 0)
-            mean /= self.size
+            self._world.Reduce(self._mpi.IN_PLACE, total, self._mpi.SUM, 0)
+            total /= divisor
         else:
-            self._world.Reduce(mean, None, self._mpi.SUM, 0)
-        self._world.Bcast(mean, 0)
-        return mean.reshape(array.shape)
+            self._world.Reduce(total, None, self._mpi.SUM, 0)
+        self._world.Bcast(total, 0)
+        return total.reshape(array.shape)
 
     def broadcast(self, value):
         return self._world.bcast(value, 0)
@@ -186,27 +196,34 @@ class HorovodCommunicator(Communicator):
             ]
 
     def allreduce_mean(self, arrays):
+        return self._allreduce(arrays, "mean")
+
+    def allreduce_sum(self, arrays):
+        return self._allreduce(arrays, "sum")
+
+    def _allreduce(self, arrays: Sequence[np.ndarray], kind: str) -> List[np.ndarray]:
         arrays = [np.asarray(array) for array in arrays]
-        means: List[Any] = [None] * len(arrays)
+        found: List[Any] = [None] * len(arrays)
         # Joined into one: Horovod would join them itself, those that happen to be ready at the same time, and how many
         # MPI libraries order a sum depends on where in a message a number is. Resumed runs would go astray (law 5).
         for dtype in sorted({array.dtype.name for array in arrays}):
             places = [place for place, array in enumerate(arrays) if array.dtype.name == dtype]
             joined = np.concatenate([arrays[place].reshape(-1) for place in places])
-            entry, mean = self._reduction(dtype, len(joined))
+            entry, reduced = self._reduction(dtype, len(joined), kind)
             ends = np.cumsum([arrays[place].size for place in places])
-            for place, part in zip(places, np.split(self._run(mean, {entry: joined}), ends[:-1])):
-                means[place] = part.reshape(arrays[place].shape)
-        return means
+            for place, part in zip(places, np.split(self._run(reduced, {entry: joined}), ends[:-1])):
+                found[place] = part.reshape(arrays[place].shape)
+        return found
 
-    def _reduction(self, dtype: str, length: int):
-        """The input and the mean for an array; the same few types and lengths come again at every step."""
-        if (dtype, length) not in self._reductions:
+    def _reduction(self, dtype: str, length: int, kind: str):
+        """The input and the mean or sum for an array; the same few types and lengths come again at every step."""
+        if (dtype, length, kind) not in self._reductions:
             with self._graph.as_default():
                 entry = self._tf.placeholder(np.dtype(dtype), [length])
-                mean = self._hvd.allreduce(entry, name="mean_{}_{}".format(dtype, length), op=self._hvd.Average)
-            self._reductions[dtype, length] = entry, mean
-        return self._reductions[dtype, length]
+                operation = self._hvd.Average if kind == "mean" else self._hvd.Sum
+                reduced = self._hvd.allreduce(entry, name="{}_{}_{}".format(kind, dtype, length), op=operation)
+            self._reductions[dtype, length, kind] = entry, reduced
+        return self._reductions[dtype, length, kind]
 
     def broadcast(self, value):
         mine = _packed(value if self.rank == 0 else None)

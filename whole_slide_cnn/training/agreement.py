@@ -1,12 +1,12 @@
 """What processes that train together tell each other, so that all of them do the same."""
 
-from typing import Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence
 
 from tqdm import tqdm
 
 from whole_slide_cnn.running.communicator import Communicator
-from whole_slide_cnn.running.slides import SlideSource, shard
-from whole_slide_cnn.slides.manifest import Record
+from whole_slide_cnn.running.sharing import Sharing
+from whole_slide_cnn.running.slides import SlideSource
 from whole_slide_cnn.training.progress import Tally
 
 
@@ -32,30 +32,26 @@ class Agreement:
 
     Attributes:
         leads: whether this process is the one that writes files and says what all know.
-        size: number of processes.
         stop: the number of a signal that any of them had received when they last agreed, or None.
     """
 
-    def __init__(self, group: Communicator, sources: Mapping[str, SlideSource]):
+    def __init__(self, group: Communicator, sources: Mapping[str, SlideSource], sharing: Sharing):
         self.leads = group.rank == 0
-        self.size = group.size
         self.stop: Optional[int] = None
         self._group = group
         self._sources = dict(sources)
+        self._sharing = sharing
 
     def exchange(self, signal: Optional[int], position: int, tally: Tally) -> List[Share]:
-        """Tell the others a share, and hear theirs; by rank. All processes call this at the same time."""
+        """Tell the others a share, and hear theirs; by rank, and each slide in one of them: the first, where all
+        processes compute every slide together. All processes call this at the same time."""
         failed = {name: dict(source.failed) for name, source in self._sources.items()}
         shares = self._group.allgather(Share(position, tally, failed, signal))
         for share in shares:
             for name, source in self._sources.items():
                 source.failed.update(share.failed[name])
         self.stop = next((share.signal for share in shares if share.signal is not None), None)
-        return shares
-
-    def shard(self, numbered: Iterable[Tuple[int, Record]]) -> Iterator[Tuple[int, Record]]:
-        """Of positions and slides those that fall to this process."""
-        return shard(numbered, self._group.rank, self.size)
+        return shares[: self._sharing.size]
 
     def say(self, text: str):
         """What all processes know is said by one."""

@@ -62,8 +62,9 @@ class EngineLearner(Learner):
         self.engine.load_state(values)
 
     def reduce_over(self, group: Communicator):
-        """See :meth:`Learner.reduce_over`: gradients are averaged."""
-        self.engine.reduce_gradients = group.allreduce_mean
+        """See :meth:`Learner.reduce_over`: gradients are averaged, or summed where each process adds a part of every
+        slide's."""
+        self.engine.reduce_gradients = group.allreduce_mean if self.engine.group is None else group.allreduce_sum
 
     def export(self, folder: str, state: State):
         """See :meth:`Learner.export`: weights as HDF5 in the order of Keras."""

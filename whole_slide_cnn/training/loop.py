@@ -13,6 +13,7 @@ from whole_slide_cnn.errors import Interrupted, TrainingError
 from whole_slide_cnn.running.bars import slide_bar
 from whole_slide_cnn.running.communicator import Communicator, SingleCommunicator
 from whole_slide_cnn.running.names import LAST
+from whole_slide_cnn.running.sharing import Sharing
 from whole_slide_cnn.running.slides import InTurn, Prepare, Sampler, SlideSample, SlideSource
 from whole_slide_cnn.training import run_folder, schedule
 from whole_slide_cnn.training.agreement import Agreement, Share, joined
@@ -33,7 +34,8 @@ class Trainer:
     Where several processes train together (2021 paper, Methods), each does the same with its share of the slides: it
     takes ``batch_size`` slides for every update, which follows the mean of all processes' updates. They tell each other
     after every update, and every slide that each validates, what was found broken and whether to stop, so that they
-    leave out the same slides and stop after the same update. Process 0 alone writes files.
+    leave out the same slides and stop after the same update. Process 0 alone writes files. With
+    ``train.share: windows`` all take the same slides, which count once.
 
     Args:
         learner: with the state to go on from.
@@ -61,14 +63,15 @@ class Trainer:
         self._prepare = prepare
         self._group = SingleCommunicator() if group is None else group
         self._sources = {name: source for name, source in (("train", train), ("val", val)) if source is not None}
-        self._together = Agreement(self._group, self._sources)
+        self._sharing = Sharing(self._group, config.train.share == "windows")
+        self._together = Agreement(self._group, self._sources, self._sharing)
         if self._group.size > 1:
             learner.reduce_over(self._group)
-        self._rules = schedule.make_rules(config.train, self._group.size)
+        self._rules = schedule.make_rules(config.train, self._sharing.size)
         self._signals = StopSignals(self._together.say)
         leads, origin = self._together.leads, {}
         if resumed is None:
-            positions, nothing = (0,) * self._group.size, learner.nothing
+            positions, nothing = (0,) * self._sharing.size, learner.nothing
             self._progress = Progress(schedule.first_state(self._rules), 0, positions, nothing, validated=nothing)
             origin = run_folder.origin(config, self._group.size) if leads else {}
         else:
@@ -76,7 +79,7 @@ class Trainer:
             for name, source in self._sources.items():
                 source.failed.update(resumed.failed.get(name, {}))
         self._keeper = Keeper(config, learner, self._sources, self._progress, origin, leads)
-        self._steps = Steps(learner, self._keeper.kept)
+        self._steps = Steps(learner, self._keeper.kept, self._sharing)
 
     def run(self) -> List[Dict[str, Any]]:
         """Train to the end of the last epoch; returns the rows of the log.
@@ -89,10 +92,10 @@ class Trainer:
         """
         settings, progress = self._config.train, self._progress
         self._keeper.catch_up(progress)
-        numbered = Sampler(self._train.records, self._config.seed).since(progress.positions[self._group.rank])
+        numbered = Sampler(self._train.records, self._config.seed).since(progress.positions[self._sharing.rank])
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._keeper)
-            samples = self._train.stream(self._together.shard(numbered), tqdm.write, self._prepare)
+            samples = self._train.stream(self._sharing.shard(numbered), self._sharing.report, self._prepare)
             stack.enter_context(contextlib.closing(samples))
             stack.enter_context(self._signals)
             while self._progress.epoch < settings.epochs and not self._progress.schedule.stopped:
@@ -113,7 +116,7 @@ class Trainer:
         settings, progress = self._config.train, self._progress
         done = progress.updates - progress.epoch * settings.updates_per_epoch
         title = "epoch {}/{}".format(progress.epoch + 1, settings.epochs)
-        slides = settings.batch_size * self._group.size
+        slides = settings.batch_size * self._sharing.size
         with slide_bar(title, settings.updates_per_epoch * slides, done * slides, self._together.leads) as bar:
             for _ in range(done, settings.updates_per_epoch):
                 started = time.monotonic()
@@ -132,20 +135,19 @@ class Trainer:
         """The slides of the validation list that have not been validated yet."""
         if self._val is None:
             return
-        progress, size, count = self._progress, self._group.size, len(self._val)
+        progress, size, count = self._progress, self._sharing.size, len(self._val)
         title = "validation {}".format(progress.epoch + 1)
         left = itertools.islice(enumerate(self._val.records), progress.val_position, None)
         nothing = self._learner.nothing
         with contextlib.ExitStack() as stack:
-            samples = InTurn(self._val.stream(self._together.shard(left), tqdm.write))
+            samples = InTurn(self._val.stream(self._sharing.shard(left), self._sharing.report))
             stack.enter_context(contextlib.closing(samples))
             readable = count - len(self._val.failed)
             bar = stack.enter_context(slide_bar(title, readable, progress.validated.slides, self._together.leads))
-            # In rounds of one slide for each process, so that the sums, and with them their last bits, do not depend
+            # In rounds of one slide for each share, so that the sums, and with them their last bits, do not depend
             # on when a broken slide was found to be so.
             for end in range(progress.val_position + size, count + size, size):
-                sample = samples.before(end)
-                mine = nothing if sample is None else self._steps.validate(self._val, sample)
+                mine = self._steps.validate(self._val, samples.before(end))
                 found = joined(self._agree(tally=mine), nothing)
                 self._progress = self._progress.after_validated(min(end, count), self._progress.validated.join(found))
                 bar.update(found.slides)

@@ -28,6 +28,7 @@ def train_engine(
     """Train the network of a configuration by its engine; see :func:`train_learner`."""
     group = SingleCommunicator() if group is None else group
     with group.after_first():
+        assembly.shares_windows(config, group)
         sources = assembly.open_splits(config, "train")
         prepare, extra_memory = assembly.make_augmentation(config)
     network, others = make_network(config), sum(size for _, size in extra_memory)

@@ -9,6 +9,7 @@ from whole_slide_cnn.errors import ConfigError
 OPTIMIZERS = ("adam", "adamw")
 LR_SCALINGS = ("none", "sqrt")
 ON_PLATEAU = ("reduce", "rollback")
+SHARES = ("slides", "windows")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,9 +22,15 @@ class Training(Section):
     beta1: float = option("Decay rate of the running mean of gradients.", 0.9, at_least=0, below=1)
     beta2: float = option("Decay rate of the running mean of squared gradients.", 0.999, at_least=0, below=1)
     epsilon: float = option("Added to the denominator of the update.", 1e-8, above=0)
+    share: str = option(
+        "What several processes share: slides (each computes slides of its own), or windows (all compute one slide "
+        "together, which engine staged alone does; test and heatmap as well).",
+        "slides",
+        choices=SHARES,
+    )
     lr_scaling: str = option(
         "What learning_rate and min_learning_rate are multiplied by: none (1) or sqrt (the square root of the number "
-        "of processes that train together).",
+        "of processes that train together, each on slides of its own).",
         "none",
         choices=LR_SCALINGS,
     )
@@ -58,7 +65,9 @@ class Training(Section):
     )
     updates_per_epoch: int = option("Optimizer updates in one epoch.", 100, at_least=1)
     batch_size: int = option(
-        "Slides whose mean gradient makes one update; of each process, where several train together.", 1, at_least=1
+        "Slides whose mean gradient makes one update; of each process, where several train on slides of their own.",
+        1,
+        at_least=1,
     )
     checkpoint_every_minutes: float = option(
         "Minutes after which the next update or validated slide is followed by a checkpoint, besides that at each "
