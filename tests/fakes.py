@@ -43,11 +43,12 @@ class FakeCanvas:
 
 
 class FakeSource:
-    """Slides in an endless fixed order, all of which can be opened."""
+    """Slides in an endless fixed order, all of which can be opened but for those that are named."""
 
-    def __init__(self, prefix, count):
+    def __init__(self, prefix, count, unopened=()):
         self.records = tuple(Record(prefix + str(i), prefix + str(i), i % 2) for i in range(count))
         self.failed, self.opened = {}, []
+        self._unopened = unopened
 
     def __len__(self):
         return len(self.records)
@@ -60,6 +61,8 @@ class FakeSource:
         for position, record in numbered:
             if len(self.failed) == len(self.records):
                 raise TrainingError("none of the {} slides can be read".format(len(self)))
+            if record.slide_id not in self.failed and record.slide_id in self._unopened:
+                report(self.fail(SlideError(record.slide_id, "cannot be opened")))
             if record.slide_id not in self.failed:
                 self.opened.append(FakeCanvas(record.slide_id))
                 canvas = self.opened[-1] if prepare is None else prepare(self.opened[-1], position)

@@ -1,5 +1,6 @@
 """Processes that train together: they equal one, agree on everything, and lose nothing when they are cut off."""
 
+import functools
 import math
 import os
 import signal
@@ -27,16 +28,17 @@ SETTINGS = (
     "train.tensorboard=false",
     "data.max_failed_share=1",
 )
+WINDOWS = ("train.share=windows",)
 
 
 @pytest.fixture
 def run(slide_set, tmp_path, monkeypatch):
-    """A function (folder, processes, *overrides, broken=(), ends_after={}, train=7, val=5, shared=False) -> per
-    process, what its trainer returned or raised, its learner, its learning rate and its sources. Only where the folder
-    is shared do the others see that of the first."""
+    """A function (folder, processes, *overrides, broken=(), ends_after={}, unopened={}, train=7, val=5,
+    shared=False) -> per process, what its trainer returned or raised, its learner, its learning rate and its sources.
+    Only where the folder is shared do the others see that of the first."""
     monkeypatch.setattr(os, "fsync", lambda handle: None)
 
-    def start(folder, processes, *overrides, broken=(), ends_after=None, train=7, val=5, shared=False):
+    def start(folder, processes, *overrides, broken=(), ends_after=None, unopened=None, train=7, val=5, shared=False):
         def process(group):
             own = tmp_path / folder if shared or group.rank == 0 else tmp_path / "of-nobody"
             config = slide_set.config(own, *(SETTINGS + overrides))
@@ -46,7 +48,8 @@ def run(slide_set, tmp_path, monkeypatch):
             state, resumed = group.broadcast(begun) or (None, None)
             if state is not None:
                 learner.load_state(state)
-            sources = FakeSource("t", train), FakeSource("v", val)
+            lost = (unopened or {}).get(group.rank, ())
+            sources = FakeSource("t", train, lost), FakeSource("v", val, lost)
             trainer = Trainer(config, learner, *sources, resumed=resumed, group=group, prepare=numbered)
             try:
                 return trainer.run(), sources
@@ -77,6 +80,10 @@ def checkpoint(path, forget=("seconds", "slides_per_minute")):
 
 def rows_of(result):
     return [{key: row[key] for key in row if key not in ("seconds", "slides_per_minute")} for row in result[0]]
+
+
+def _with_windows(run, folder, processes, **options):
+    return run(folder, processes, *WINDOWS, **options)
 
 
 @pytest.mark.parametrize("processes", [2, 3])
@@ -120,9 +127,32 @@ def test_a_broken_slide_is_skipped_by_all(run, tmp_path):
     }
 
 
-@pytest.mark.parametrize("broken", [(), ("t2", "v3")])
+@pytest.mark.parametrize("processes", [2, 3])
+def test_several_that_compute_every_slide_together_equal_one(run, tmp_path, processes, capsys):
+    """Slides count once; one that breaks, or that one process cannot open, is skipped by all and told once."""
+    several = WINDOWS + ("train.lr_scaling=sqrt",)
+    unopened = {processes - 1: ("t5", "v1"), 0: ("t3",)}
+    results, learners = run("several", processes, *several, broken=("t2", "v3"), unopened=unopened)
+    said = capsys.readouterr().out
+    (one,), (alone,) = run("one", 1, broken=("t2", "v3", "t5", "v1", "t3"))
+    assert all(rows_of(result) == rows_of(one) for result in results)
+    expected, progress = checkpoint(tmp_path / "one" / "last.npz")
+    for learner in learners:
+        assert {name: value.tolist() for name, value in learner.state().items()} == expected
+        assert learner.trained == alone.trained
+    state, values = checkpoint(tmp_path / "several" / "last.npz")
+    assert state == expected and values["run"] == progress["run"]
+    for name in ("t2", "t3", "t5", "v1", "v3"):
+        assert said.count("slide {}: ".format(name)) == 1
+    for _, sources in results:
+        assert [sorted(source.failed) for source in sources] == [["t2", "t3", "t5"], ["v1", "v3"]]
+
+
+@pytest.mark.parametrize("broken", [(), ("t2", "v3"), "windows"])
 @pytest.mark.parametrize("rank", [0, 1])
 def test_cut_off_anywhere_and_resumed(run, tmp_path, rank, broken):
+    if broken == "windows":
+        broken, run = ("t2", "v3"), functools.partial(_with_windows, run)
     run("whole", 2, broken=broken)
     expected = checkpoint(tmp_path / "whole" / "last.npz"), checkpoint(tmp_path / "whole" / "best.npz")
     moment = 1
