@@ -49,7 +49,7 @@ def progress(folder):
         values = json.loads(str(stored[METADATA_KEY]))["progress"]
     values["run"]["seconds"] = None
     for row in values["run"]["rows"]:
-        row["seconds"] = row["slides_per_minute"] = None
+        row["seconds"] = row["slides_per_minute"] = 0
     return values
 
 

@@ -8,7 +8,7 @@ from tf_um_patch.host import GpuInfo
 from whole_slide_cnn.engines import runtime
 from whole_slide_cnn.engines.memory import engine_memory
 from whole_slide_cnn.engines.staged.options import MEMORY_GB
-from whole_slide_cnn.errors import ManifestError, MemoryBudgetError, WeightsError
+from whole_slide_cnn.errors import ConfigError, ManifestError, MemoryBudgetError, WeightsError
 from whole_slide_cnn.models.network import Network
 from whole_slide_cnn.models.weights import save_weights
 from whole_slide_cnn.planning import auto, targets
@@ -16,6 +16,7 @@ from whole_slide_cnn.planning.devices import CONTEXT_BYTES
 from whole_slide_cnn.planning.estimate import estimate
 from whole_slide_cnn.running import assembly
 from whole_slide_cnn.running.checkpoint import save_checkpoint
+from whole_slide_cnn.running.communicator import SingleCommunicator
 
 NETWORK = Network("tiny", "gmp", "softmax", 2, 0.0)
 SIZE = 192, 208  # of the slide set's canvas
@@ -296,3 +297,14 @@ def test_the_c_library_is_asked_once_and_not_by_engines(slide_set, tmp_path, mon
     config = slide_set.config(tmp_path, "engine=direct")
     assembly.make_engine(config, NETWORK, None, lambda text: None, weights).close()
     assert asked == ["command"]
+
+
+@pytest.mark.parametrize("engine", ["auto", "streaming", "direct"])
+def test_windows_are_shared_by_an_engine_that_can(slide_set, tmp_path, engine):
+    group = Threads(2).groups[0]
+    config = slide_set.config(tmp_path, "train.share=windows", "engine={}".format(engine))
+    with pytest.raises(ConfigError, match="which engine {} cannot; set engine: staged, or".format(engine)):
+        assembly.shares_windows(config, group)
+    assert not assembly.shares_windows(config, SingleCommunicator())
+    assert not assembly.shares_windows(slide_set.config(tmp_path), group)
+    assert assembly.shares_windows(slide_set.config(tmp_path, "train.share=windows", "engine=staged"), group)
