@@ -276,12 +276,12 @@ def test_dealing_a_line():
     assert deal(Window(0, 4, 1, 3), 3, along) == [Window(0, 4, 1, 3), NOTHING, NOTHING]
 
 
-@pytest.mark.parametrize("parts", [1, 2, 3, 7, 64, 2000])
+@pytest.mark.parametrize("parts", [1, 2, 3, 7, 64, 1000])
 def test_parts_hold_every_coloured_cell_once_and_agree_on_blank_ones(parts):
     plan = StagedPlan(TRUNKS["tiny"](), Size(1100, 700), StagedOptions())
     blank = np.ones((35, 22), bool)
     blank[3:12, 2:9] = blank[20:30, 10:20] = False
-    slides = [plan.slide(blank, parts, part) for part in range(min(parts, 70))]
+    slides = [plan.slide(blank, parts, part) for part in range(parts if parts <= 64 else 3)]
     times, in_tiles = np.zeros(plan.cells, int), np.zeros(plan.cells, int)
     for slide in slides:
         times[slices(slide.cells)] += 1
@@ -302,7 +302,7 @@ def test_parts_cost_about_the_same():
     rows, columns = np.indices((384, 320))
     blank = ((rows - 150) / 120) ** 2 + ((columns - 130) / 90) ** 2 > 1
     blank &= ((rows - 330) / 40) ** 2 + ((columns - 250) / 60) ** 2 > 1
-    whole = plan.cost(plan.slide(blank))
+    (whole,) = plan.costs(blank)
     for parts, least in ((2, 0.9), (3, 0.85), (8, 0.7)):
-        costs = [plan.cost(plan.slide(blank, parts, part)) for part in range(parts)]
+        costs = plan.costs(blank, parts)
         assert whole / (parts * max(costs)) > least, (parts, costs)

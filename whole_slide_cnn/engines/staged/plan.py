@@ -150,11 +150,8 @@ class StagedPlan:
             parts: processes that share the canvas, each of which makes a plan.
             part: the number of the one that this plan is for.
         """
-        if not self.options.skip_blank:
-            blank_blocks = np.zeros_like(blank_blocks)
-        coloured = tuple(level.coloured(blank_blocks) for level in self.levels)
-        whole = Window(0, 0, *self.cells)
-        dealt = deal(whole, parts, self._costs_along(coloured)) if parts > 1 else [whole]
+        coloured = self._coloured(blank_blocks)
+        dealt = self._deal(coloured, parts)
         regions: List[Region] = []
         left = np.ones(self.cells, bool)
         for number, share in enumerate(dealt):
@@ -167,6 +164,15 @@ class StagedPlan:
                 for tile in last.tiles:
                     left[slices(tile)] = False
         return SlidePlan(coloured, dealt[part], tuple(regions), self.blank.kinds_of(left), len(regions) <= 1)
+
+    def _coloured(self, blank_blocks: np.ndarray) -> Tuple[np.ndarray, ...]:
+        if not self.options.skip_blank:
+            blank_blocks = np.zeros_like(blank_blocks)
+        return tuple(level.coloured(blank_blocks) for level in self.levels)
+
+    def _deal(self, coloured: Sequence[np.ndarray], parts: int) -> List[Window]:
+        """The rectangle of cells that each of some processes computes."""
+        return deal(Window(0, 0, *self.cells), parts, self._costs_along(coloured))
 
     def slide_of_share(self, tissue: float) -> SlidePlan:
         """The plan of a canvas of whose area a share is not blank, taken for a square in its middle."""
@@ -372,19 +378,30 @@ class StagedPlan:
                     total = Flops(total.forward + flops.forward, total.again + again, total.backward + flops.backward)
         return total
 
-    def cost(self, slide: SlidePlan) -> float:
-        """What a process computes of a slide, with gradient in all of its cells, in FLOPs."""
-        total = 0.0
-        for region in slide.regions:
+    def costs(self, blank_blocks: np.ndarray, parts: int = 1) -> List[float]:
+        """What each of some processes computes of a canvas that they share, with gradient in all of its cells, in
+        FLOPs; but for the blank canvas (:meth:`blank_cost`).
+
+        Args:
+            blank_blocks, parts: as of :meth:`slide`.
+        """
+        coloured = self._coloured(blank_blocks)
+        dealt = self._deal(coloured, parts)
+        regions = [[self._region(coloured, cells) for cells in self._divide(coloured, share)] for share in dealt]
+        return [self._cost_of_regions(part) for part in regions]
+
+    def _cost_of_regions(self, regions: Sequence[Region]) -> float:
+        total, again = 0.0, self.training and len(regions) > 1
+        for region in regions:
             for stage, cover in zip(self.stages, region.covers):
                 counts = counted(cover.tiles)
-                total += self._cost_forward(stage, counts) * (2 if self.training and not slide.stores else 1)
+                total += self._cost_forward(stage, counts) * (2 if again else 1)
                 if self.training:
                     total += self._cost_backward(stage, counts, stage.index in region.kept)
         return total
 
     def blank_cost(self) -> float:
-        """What the blank canvas takes, in FLOPs; of every process."""
+        """What the blank canvas takes in every process, in FLOPs."""
         total = 0.0
         for stage in self.small_stages:
             flops = self._work_of(stage, Window(0, 0, *stage.target.size))
