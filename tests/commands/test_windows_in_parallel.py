@@ -81,7 +81,7 @@ def test_two_processes_train_as_one_does(folders):
     for row, other in zip(ran["run"]["rows"], would["run"]["rows"]):
         assert row == pytest.approx(other, rel=1e-9)
     with open(str(two / "provenance.json"), encoding="utf-8") as stream:
-        assert json.load(stream)["configuration"]["train"]["share"] == "windows"
+        assert json.load(stream)["config"]["train"]["share"] == "windows"
 
 
 @pytest.mark.slow

@@ -80,7 +80,9 @@ def test_alone():
     group = SingleCommunicator()
     array = np.arange(3.0)
     (mean,) = group.allreduce_mean([array])
+    (total,) = group.allreduce_sum([array])
     mean += 1
+    total += 1
     np.testing.assert_array_equal(array, [0, 1, 2])
     assert (group.rank, group.size, group.broadcast("x"), group.allgather("x")) == (0, 1, "x", ["x"])
     group.barrier()
@@ -164,8 +166,8 @@ def horovod(monkeypatch):
 
     def allreduce(tensor, name, op):
         asked.append(name)
-        assert op == "average" and tf.get_default_graph() is tensor.graph
-        return tensor / tf.constant(2, tensor.dtype)
+        assert op in ("average", "sum") and tf.get_default_graph() is tensor.graph
+        return tensor / tf.constant(2, tensor.dtype) if op == "average" else tensor
 
     def broadcast(tensor, root_rank, name):
         asked.append(name)
@@ -178,7 +180,13 @@ def horovod(monkeypatch):
         return tf.concat([tensor, tensor], 0)
 
     calls = dict(
-        init=lambda: None, rank=lambda: 0, size=lambda: 2, local_rank=lambda: 0, local_size=lambda: 2, Average="average"
+        init=lambda: None,
+        rank=lambda: 0,
+        size=lambda: 2,
+        local_rank=lambda: 0,
+        local_size=lambda: 2,
+        Average="average",
+        Sum="sum",
     )
     stand_in = types.ModuleType("horovod.tensorflow")
     for name, call in dict(calls, allreduce=allreduce, broadcast=broadcast, allgather=allgather).items():
@@ -203,11 +211,13 @@ def test_the_calls_of_horovod(horovod):
     assert (wide.dtype, narrow.dtype, empty.shape) == (np.float64, np.float32, (0, 2))
     np.testing.assert_array_equal(wide, np.arange(4) / 2)
     np.testing.assert_array_equal(narrow, np.arange(3) / 2)
+    np.testing.assert_array_equal(group.allreduce_sum([np.arange(4.0)])[0], np.arange(4))
     assert group.broadcast({"a": 1}) == {"a": 1} and group.allgather("mine") == ["mine", "mine"]
     group.barrier()
     # built once, under names that no two share; one reduction for each type, which Horovod cannot cut in another way
     objects = ["broadcast_length", "broadcast_bytes", "gather_length", "gather_bytes"]
-    assert horovod == objects + ["mean_float32_7", "mean_float64_7", "mean_float32_3", "mean_float64_4"]
+    reductions = ["mean_float32_7", "mean_float64_7", "mean_float32_3", "mean_float64_4", "sum_float64_4"]
+    assert horovod == objects + reductions
 
 
 def test_horovod_opens_no_session_before_a_gpu_is_chosen(horovod, monkeypatch):

@@ -59,6 +59,7 @@ def check_primitives(group):
         arrays = [np.full(shape, rank + 1, dtype) for shape in shapes]
         means = group.allreduce_mean(arrays)
         assert all(a.shape == m.shape and m.dtype == dtype and (m == 1.5).all() for a, m in zip(arrays, means))
+        assert all((total == 3).all() and total.dtype == dtype for total in group.allreduce_sum(arrays))
         assert all((array == rank + 1).all() for array in arrays)
     uneven = np.random.RandomState(rank).standard_normal(10001).astype(np.float32)
     left, right = group.allgather(group.allreduce_mean([uneven])[0].tobytes())

@@ -75,7 +75,8 @@ class Learner(abc.ABC):
     @abc.abstractmethod
     def reduce_over(self, group: Communicator):
         """From now on every update steps by the mean over the updates that all processes of a group make at the same
-        time; all of them hold the same state, and do so after every step."""
+        time; all of them hold the same state, and do so after every step. Where they compute every slide together,
+        the mean is that of equal updates, and the learner may share the work."""
 
     def export(self, folder: str, state: State):  # noqa: B027
         """Write the weights of a state, which is the best epoch's, in forms for other programs.
