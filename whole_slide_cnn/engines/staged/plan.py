@@ -37,7 +37,7 @@ _MOST_IN_BATCH = 64
 _LEAST_STORE_BYTES = 1e8
 _PLANS_KEPT = 64
 # oneDNN keeps what it compiles for a shape, about 45 MB for the tiles of a stage, and at most a thousand kernels
-# (docs/measurements.md).
+# (docs/performance.md).
 _KERNEL_BYTES, _MOST_KERNEL_BYTES = 4.5e7, 9e8
 _DISC = 48  # blocks along a side of what sizes of tiles are chosen for: a piece of tissue of 1,536 px
 
