@@ -115,6 +115,7 @@ def test_two_processes_score_and_draw_what_one_does(folders, mpirun, launch, sli
     assert sorted(os.listdir(str(tmp_path / "two" / "maps"))) == drawn and len(drawn) == 7
 
 
+@pytest.mark.slow
 def test_heat_maps_are_drawn_once(folders, mpirun, slide_set, tmp_path):
     options = ("--checkpoint", folders[0] / "best.npz", "--output", tmp_path / "maps", "--split", "val")
     code, said, errors = mpirun(*module("heatmap", *arguments(slide_set, folders[0], WINDOWS), *options))

@@ -48,8 +48,16 @@ def _direct(name):
         return network, canvases, labels, predictions, gradients, engine.class_map(canvases[0])
 
 
-@pytest.mark.parametrize("way", list(WAYS))
-@pytest.mark.parametrize("name", ["tiny-gmp-softmax-333x450-pair-w96", "tiny-gap-softmax-333x450-corner-w96"])
+# By default every way with one of the poolings at least; regions, dozens of them, take longest.
+_LONG = ("regions of few stages", "regions, all gradients")
+_CASES = [
+    pytest.param(name, way, marks=[pytest.mark.slow] if way in _LONG and "-gap-" in name else [])
+    for name in ("tiny-gmp-softmax-333x450-pair-w96", "tiny-gap-softmax-333x450-corner-w96")
+    for way in WAYS
+]
+
+
+@pytest.mark.parametrize("name, way", _CASES)
 def test_every_way_gives_the_numbers_of_direct(name, way, monkeypatch):
     network, canvases, labels, predictions, gradients, logits = _direct(name)
     monkeypatch.setattr("whole_slide_cnn.engines.staged.plan._LEAST_STORE_BYTES", 3e5)

@@ -167,7 +167,7 @@ def test_regions_of_each_process_are_computed_twice(small_budget):
         assert exactness.relative_error(found[0][name] + found[1][name], value) < 1e-11, name
 
 
-@pytest.mark.parametrize("rank, moment", [(0, "first"), (1, "last")])
+@pytest.mark.parametrize("rank, moment", [pytest.param(0, "first", marks=pytest.mark.slow), (1, "last")])
 def test_a_slide_that_one_process_cannot_read_breaks_in_all(small_budget, rank, moment):
     """In the forward pass, or when it is read for the second time; nothing is left behind."""
     gradients, image = expected("gmp", "everywhere")[0][0][1], SLIDES["everywhere"]()

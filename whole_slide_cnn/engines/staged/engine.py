@@ -300,6 +300,7 @@ class StagedEngine(Engine):
             covers = tuple(
                 self.plan.cover(s, wanted[s.index + 1], region.blocks[s.index + 1]) for s in self.plan.stages
             )
+        self._pool.keep(self.plan.store_bytes - sum(self.plan.kept_bytes(region, region.kept if hold else frozenset())))
         held = _Held(self._pages(canvas, 0, covers[0]) if hold else None)
         for stage, graph, cover in zip(self.plan.stages, self._stages, covers):
             is_last = stage is self.plan.stages[-1]

@@ -11,7 +11,6 @@ from whole_slide_cnn.sizes import Window
 PAGE_BLOCKS = 8  # along a side of a page: 256 x 256 canvas pixels
 _LARGE_PAGE = 2**21
 _SLAB_BYTES = 2**25
-_EMPTY_SLABS = 4  # that are kept; more of them may be needed as other memory
 
 # From a window of positions to its values (height, width, channels) on a canvas that is all blank.
 Blank = Callable[[Window], np.ndarray]
@@ -25,6 +24,7 @@ class PagePool:
     """
 
     def __init__(self) -> None:
+        self._keeps = 0
         self._empty: List[np.ndarray] = []
         self._free: Dict[int, List[Tuple[int, np.ndarray]]] = {}  # by size: slab and block
         self._slabs: Dict[int, Tuple[np.ndarray, int]] = {}  # by number: the slab, and how many blocks are in use
@@ -54,8 +54,17 @@ class PagePool:
         if used == 1:
             del self._slabs[number]
             self._free[block.nbytes] = [one for one in self._free[block.nbytes] if one[0] != number]
-            if len(self._empty) < _EMPTY_SLABS:
-                self._empty.append(slab)
+            self._empty.append(slab)
+            self._trim()
+
+    def keep(self, size: int) -> None:
+        """From now on keep slabs in which nothing is, as long as all slabs together take no more bytes than that."""
+        self._keeps = size
+        self._trim()
+
+    def _trim(self) -> None:
+        while self._empty and (len(self._slabs) + len(self._empty)) * _SLAB_BYTES > self._keeps:
+            self._empty.pop()
 
 
 def _slab() -> np.ndarray:
