@@ -10,7 +10,7 @@ from whole_slide_cnn.engines.direct.engine import DirectEngine
 from whole_slide_cnn.engines.staged.engine import StagedEngine
 from whole_slide_cnn.engines.staged.network import StageGraph
 from whole_slide_cnn.engines.staged.options import StagedOptions
-from whole_slide_cnn.engines.staged.pages import Pages, page_count
+from whole_slide_cnn.engines.staged.pages import PagePool, Pages, page_count
 from whole_slide_cnn.engines.staged.plan import StagedPlan, slices
 from whole_slide_cnn.engines.staged.stages import CHECKPOINTS, split, stages_of
 from whole_slide_cnn.engines.staged.tiles import cover, halved
@@ -215,6 +215,22 @@ def test_pages_are_blank_until_they_are_written_and_give_back_what_is_in_some_bl
     chosen = np.repeat(np.repeat(blocks, level.side, 0), level.side, 1)[: level.size.height, : level.size.width]
     np.testing.assert_array_equal(moved, total * chosen[..., np.newaxis])
     np.testing.assert_array_equal(sums.read([whole])[0], total * ~chosen[..., np.newaxis])
+
+
+def test_blocks_of_a_pool_are_disjoint_and_come_again():
+    pool = PagePool()
+    pool.keep(2**26)
+    size = 2**22
+    taken = [pool.take(size) for _ in range(20)]  # of 32 MB slabs
+    for number, (_, block) in enumerate(taken):
+        block[...] = number
+    assert all((block == number).all() for number, (_, block) in enumerate(taken))
+    places = {block.ctypes.data for _, block in taken}
+    while taken:
+        pool.give_back(*taken.pop())
+    again = [pool.take(size) for _ in range(16)]
+    assert {block.ctypes.data for _, block in again} <= places
+    assert pool.take(2**26)[1].nbytes == 2**26  # more than a slab
 
 
 def test_pages_are_counted_as_they_lie():

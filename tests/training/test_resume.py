@@ -355,6 +355,19 @@ def test_another_number_of_processes(slide_set, folder):
         begin(slide_set, folder, resume=True, processes=2)
 
 
+@pytest.mark.parametrize("engine", ["auto", "streaming"])
+def test_what_was_left_to_the_machine_stays_as_it_was(slide_set, folder, engine):
+    path = str(folder / "last.npz")
+    state, values = load_checkpoint(path, NETWORK)
+    values["origin"]["staged.memory_gb"] = 3.0
+    save_checkpoint(path, NETWORK, state, values)
+    config = slide_set.config(folder, "engine={}".format(engine))
+    found = run_folder.with_choices_of_run(config, NETWORK)
+    assert found.engine == "streaming" and found.staged.memory_gb == 3.0
+    given = slide_set.config(folder, "staged.memory_gb=5")
+    assert run_folder.with_choices_of_run(given, NETWORK).staged.memory_gb == 5.0
+
+
 def test_a_checkpoint_states_keys_by_the_names_of_an_earlier_version(slide_set, folder):
     state, values = load_checkpoint(str(folder / "last.npz"), NETWORK)
     for old, present in aliases.RENAMED_KEYS.items():

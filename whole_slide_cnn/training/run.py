@@ -35,7 +35,7 @@ def train_engine(
 
     def resolve(config: TrainConfig) -> TrainConfig:
         if resume:
-            config = run_folder.with_engine_of_run(config, network)
+            config = run_folder.with_choices_of_run(config, network)
         return assembly.resolve(config, training=True, processes=group.local_size, others=others)
 
     def make_learner(config: TrainConfig, state: Optional[State]) -> EngineLearner:

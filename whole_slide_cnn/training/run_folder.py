@@ -90,25 +90,24 @@ def begin(
     return state, Resumption(progress, values["failed"], values["origin"])
 
 
-def with_engine_of_run(config: TrainConfig, network: Network) -> TrainConfig:
-    """The configuration with the engine that the run in its folder began with in the place of ``auto``, and what was
-    decided for that engine where it leaves that open: what fits may have changed since, and a run goes on only with
-    what it began with."""
+def with_choices_of_run(config: TrainConfig, network: Network) -> TrainConfig:
+    """The configuration with what the run in its folder began with in the place of what it leaves to the machine: the
+    engine ``auto``, and options of engines. What fits may have changed since, and a run goes on only with what it began
+    with."""
     path = os.path.join(config.result_dir, LAST)
     if not os.path.exists(path):
         return config
     begun = load_checkpoint(path, network)[1].get("origin", {})
+    found = {}
     if config.engine == "auto":
-        config = dataclasses.replace(config, engine=begun.get("engine", config.engine))
-    if config.engine not in ENGINES:
-        return config
-    description = ENGINES[config.engine]
-    options = description.options_in(config)
-    keys = {name: "{}.{}".format(config.engine, name) for name in description.settled}
-    decided = {name: begun.get(key) for name, key in keys.items() if getattr(options, name) is None}
-    return (
-        dataclasses.replace(config, **{config.engine: dataclasses.replace(options, **decided)}) if decided else config
-    )
+        found["engine"] = begun.get("engine", config.engine)
+    for name, engine in ENGINES.items():
+        options = engine.options_in(config)
+        open_keys = [key for key in engine.settled if getattr(options, key) is None]
+        decided = {key: begun.get("{}.{}".format(name, key)) for key in open_keys}
+        if decided:
+            found[name] = dataclasses.replace(options, **decided)
+    return dataclasses.replace(config, **found)
 
 
 def describe(progress: Progress, failed: Dict[str, Dict[str, str]], origin: Dict[str, Any]) -> Dict[str, Any]:

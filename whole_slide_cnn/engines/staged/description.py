@@ -58,8 +58,10 @@ class Staged(EngineDescription):
 
     def settle(self, options: StagedOptions, target: Optional[Target]) -> StagedOptions:
         """``memory_gb`` as large as what the run has of the host, to the megabyte."""
-        if options.memory_gb is not None or target is None:
-            return options if options.memory_gb else dataclasses.replace(options, memory_gb=MEMORY_GB)
+        if options.memory_gb is not None:
+            return options
+        if target is None:
+            return dataclasses.replace(options, memory_gb=MEMORY_GB)
         budget = target.machine.host_bytes if target.gpu else target.machine.device_bytes
         return dataclasses.replace(options, memory_gb=max(budget // 10**6, 1) / 1e3)
 

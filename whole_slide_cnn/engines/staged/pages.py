@@ -19,9 +19,8 @@ Make = Callable[[Sequence[int], np.dtype], np.ndarray]
 
 
 class PagePool:
-    """Memory for pages, taken from the system in slabs and used again: found in pieces of 4 KB, new memory
-    costs ten times what it takes to fill it, and slabs are long enough for the large pages of the system (2 MiB).
-    """
+    """Memory for pages, taken from the system in slabs and used again: new memory costs about as much as to fill it,
+    less in slabs that are long enough for the large pages of the system (2 MiB)."""
 
     def __init__(self) -> None:
         self._keeps = 0
